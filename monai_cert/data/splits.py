@@ -1,0 +1,61 @@
+# Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
+"""Fixed splits of data sets, as a table ``dataset,id,split``."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Split", "read_split"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one split of one data set.
+
+    Args:
+        dataset: the data set.
+        name: the split.
+        ids: the images, in the order of the table.
+    """
+
+    dataset: str
+    name: str
+    ids: tuple[str, ...]
+
+    def select(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Keep the items of this split, in its order.
+
+        Raises:
+            FileNotFoundError: if one of its images is not among the items.
+        """
+        by_id = {item["id"]: item for item in items}
+        missing = [image for image in self.ids if image not in by_id]
+        if missing:
+            raise FileNotFoundError(
+                f"{len(missing)} of the {len(self.ids)} images of {self.dataset}/{self.name} are missing, "
+                f"first {missing[0]}: the folder is incomplete"
+            )
+        return [by_id[image] for image in self.ids]
+
+
+def read_split(path: str | Path, dataset: str, split: str) -> Split:
+    """Read one split of one data set from a CSV file with the columns ``dataset,id,split``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a column is missing or the split has no images.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"the table of splits {path} does not exist")
+    with path.open(newline="") as file:
+        rows = csv.DictReader(file)
+        if not {"dataset", "id", "split"} <= set(rows.fieldnames or ()):
+            raise ValueError(f"{path} must have the columns dataset,id,split")
+        ids = tuple(row["id"] for row in rows if row["dataset"] == dataset and row["split"] == split)
+    if not ids:
+        raise ValueError(f"{path} has no images of data set {dataset!r}, split {split!r}")
+    return Split(dataset, split, ids)

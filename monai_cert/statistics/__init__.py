@@ -1,0 +1,2 @@
+# Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
+"""Exact tests on counts of votes; numpy and scipy only."""

@@ -1,0 +1,212 @@
+# Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
+"""Binomial tests of one pixel: how many votes of n prove that a class is the majority at every attacked image.
+
+Notation: B(k; n, p) = P(Bin(n, p) >= k). All tails are computed in float64 by `scipy.stats.binom.sf`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binom, norm
+
+__all__ = [
+    "JointTest",
+    "SplitTest",
+    "VoteTest",
+    "certified_radius",
+    "joint",
+    "min_samples",
+    "split",
+    "tau_for_radius",
+    "tau_max",
+    "votes_needed",
+]
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class VoteTest(Protocol):
+    """What the multiplicity corrections and `certify` need to know of a test."""
+
+    @property
+    def name(self) -> str:
+        """Name in certificates, configurations and on the command line."""
+
+    @property
+    def n0(self) -> int:
+        """Draws spent on choosing each pixel's class before the tested ones; 0 if the tested draws choose."""
+
+    def p_values(self, n: int, tau: float) -> FloatArray:
+        """p-value of every count 0..n of the candidate class, (n + 1,) and never rising with the count."""
+
+    def step_down_slack(self, n: int, tau: float, alpha: float) -> float:
+        """Share of alpha that a step-down procedure must set aside for each tested pixel."""
+
+
+@dataclass(frozen=True)
+class JointTest:
+    """All n draws vote; the class with the most votes is tested on the same votes.
+
+    For a top count k of n and 1/2 <= tau < 1::
+
+        p(k) = B(k; n, tau) + B(k; n, 1 - tau)   if 2k > n,   else 1
+
+    *Claim.* For any number of classes and any t <= 1: P(p <= t and the top class c has P(f_i = c) <= tau) <= t.
+
+    *Proof.* Let k be the smallest count with p(k) <= t; then 2k > n, so at most one class can reach k. (a) No class
+    exceeds tau. Let m be the largest class probability. If m >= 1/2, {some class reaches k} lies in {that class does}
+    or {all the others together do}: at most B(k; n, m) + B(k; n, 1 - m), which for 2k > n grows with m on [1/2, 1], so
+    at most p(k). If m < 1/2: B(k; n, .) is convex and vanishes at 0 on [0, 1/2] (its derivative is proportional to
+    p^(k-1) (1-p)^(n-k), which rises for p < (k-1)/(n-1), and (k-1)/(n-1) >= 1/2), so the sum over classes is at most
+    2 B(k; n, 1/2), the value of p(k) at tau = 1/2, which is its least over tau. (b) Some class exceeds tau. Certifying
+    it is no error; the others together have probability below 1 - tau, so one of them reaches k with probability at
+    most B(k; n, 1 - tau) <= p(k).
+
+    References:
+        ``tests/guarantees/test_joint_test.py`` enumerates all outcomes for small n: the bound is met and tight.
+    """
+
+    name: ClassVar[str] = "joint"
+    n0: ClassVar[int] = 0
+
+    def p_values(self, n: int, tau: float) -> FloatArray:
+        """p-value of every top count 0..n, (n + 1,)."""
+        _check(n, tau)
+        at_least = np.arange(n + 1)
+        p = binom.sf(at_least - 1, n, tau) + binom.sf(at_least - 1, n, 1.0 - tau)
+        return np.where(2 * at_least > n, np.minimum(p, 1.0), 1.0)
+
+    def step_down_slack(self, n: int, tau: float, alpha: float) -> float:
+        """w = B(k_alpha; n, 1 - tau), k_alpha the smallest count with p <= alpha: case (b) of the proof, a pixel.
+
+        At the first step case (b) is inside p; at later steps of a step-down procedure it has to be paid for apart,
+        because pixels of case (b) are no longer counted among the hypotheses that are left.
+        """
+        below = np.flatnonzero(self.p_values(n, tau) <= alpha)
+        return float(binom.sf(below[0] - 1, n, 1.0 - tau)) if below.size else 0.0
+
+
+@dataclass(frozen=True)
+class SplitTest:
+    """n0 draws choose each pixel's class, n fresh draws test it: P(Bin(n, tau) >= count).
+
+    Args:
+        n0: draws that choose.
+
+    References:
+        Fischer, Baader, Vechev 2021, Scalable Certified Segmentation via Randomized Smoothing, ICML (SegCertify).
+    """
+
+    n0: int = 10
+    name: ClassVar[str] = "split"
+
+    def __post_init__(self) -> None:
+        if self.n0 < 1:
+            raise ValueError(f"the split test needs at least one draw to choose with, got n0 = {self.n0}")
+
+    def p_values(self, n: int, tau: float) -> FloatArray:
+        """p-value of every count 0..n of the chosen class, (n + 1,)."""
+        _check(n, tau)
+        return np.asarray(binom.sf(np.arange(n + 1) - 1, n, tau))
+
+    def step_down_slack(self, n: int, tau: float, alpha: float) -> float:
+        """0: the chosen class is independent of the tested draws, so Holm runs at alpha itself."""
+        return 0.0
+
+
+joint = JointTest()
+split = SplitTest()
+
+
+def votes_needed(n: int, tau: float, level: float, test: VoteTest = joint) -> int | None:
+    """Least count whose p-value is at most ``level``; None if not even n of n votes are enough.
+
+    Example:
+        >>> votes_needed(110, tau=0.75, level=0.001 / 65536)
+        105
+    """
+    below = np.flatnonzero(test.p_values(n, tau) <= level)
+    return int(below[0]) if below.size else None
+
+
+def min_samples(tau: float, alpha: float, hypotheses: int, test: VoteTest = joint) -> int:
+    """Least n for which a pixel can be certified at all: the least n with p(n) <= alpha / hypotheses. Exact.
+
+    Args:
+        tau: majority threshold in [1/2, 1).
+        alpha: failure probability of the whole certificate.
+        hypotheses: number of tested pixels.
+        test: the test.
+
+    Example:
+        >>> min_samples(0.75, 0.001, 512 * 512)
+        68
+    """
+    _check_alpha(alpha, hypotheses)
+    n = max(1, math.floor(math.log(alpha / hypotheses) / math.log(tau)) - 1)
+    while test.p_values(n, tau)[n] > alpha / hypotheses:
+        n += 1
+    return n
+
+
+def tau_max(n: int, alpha: float, hypotheses: int, test: VoteTest = joint) -> float:
+    """Largest tau at which n of n votes certify a pixel, rounded down; about (alpha / hypotheses)^(1 / n).
+
+    Raises:
+        ValueError: if n draws are too few even at tau = 1/2.
+
+    Example:
+        >>> round(tau_max(100, 0.001, 512 * 512), 3)
+        0.824
+    """
+    _check_alpha(alpha, hypotheses)
+    level = alpha / hypotheses
+    if test.p_values(n, 0.5)[n] > level:
+        raise ValueError(
+            f"n = {n} draws cannot certify any of {hypotheses} pixels at alpha = {alpha:g}, even at tau = 1/2; "
+            f"at least n = {min_samples(0.5, alpha, hypotheses, test)} are needed"
+        )
+    low, high = 0.5, 1.0
+    while (middle := (low + high) / 2) not in (low, high):
+        low, high = (middle, high) if test.p_values(n, middle)[n] <= level else (low, middle)
+    return low
+
+
+def certified_radius(sigma: float, tau: float) -> float:
+    """R = sigma * Phi^-1(tau), rounded toward zero (Cohen et al. 2019, theorem 1), in the units of sigma."""
+    return max(0.0, math.nextafter(sigma * float(norm.ppf(tau)), 0.0))
+
+
+def tau_for_radius(sigma: float, radius: float) -> float:
+    """Least tau whose certified radius is at least ``radius``; inverse of `certified_radius`.
+
+    Raises:
+        ValueError: if radius is negative, or so large that tau would be 1.
+    """
+    if radius < 0:
+        raise ValueError(f"radius must not be negative, got {radius:g}")
+    tau = max(0.5, float(norm.cdf(radius / sigma)))
+    while tau < 1.0 and certified_radius(sigma, tau) < radius:
+        tau = math.nextafter(tau + 2e-16, 1.0)
+    if tau >= 1.0:
+        raise ValueError(f"radius {radius:g} cannot be reached with sigma {sigma:g}; take a larger sigma")
+    return tau
+
+
+def _check(n: int, tau: float) -> None:
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    if not 0.5 <= tau < 1:
+        raise ValueError(f"tau must lie in [1/2, 1), got {tau:g}")
+
+
+def _check_alpha(alpha: float, hypotheses: int) -> None:
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie in (0, 1), got {alpha:g}")
+    if hypotheses < 1:
+        raise ValueError(f"at least one pixel must be tested, got {hypotheses}")
