@@ -49,12 +49,12 @@ class Bounds:
         return 2.0 / (self.upper - self.lower)
 
     def to_symmetric(self, x: Array) -> Array:
-        """Map ``[lower, upper]`` to [-1, 1], the range of diffusion models; values outside are mapped on, not clipped."""
-        return (x - self.lower) * self.symmetric_scale - 1.0  # type: ignore[operator, return-value, no-any-return]
+        """Map ``[lower, upper]`` to [-1, 1], the range of diffusion models; values outside are not clipped."""
+        return (x - self.lower) * self.symmetric_scale - 1.0  # type: ignore[operator, return-value]
 
     def from_symmetric(self, x: Array) -> Array:
         """Inverse of `to_symmetric`."""
-        return (x + 1.0) / self.symmetric_scale + self.lower  # type: ignore[operator, return-value, no-any-return]
+        return (x + 1.0) / self.symmetric_scale + self.lower  # type: ignore[operator, return-value]
 
     def check(self, image: npt.NDArray[np.floating], name: str) -> None:
         """Refuse an image that has values outside the bounds or that are not finite.

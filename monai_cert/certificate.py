@@ -119,8 +119,8 @@ class Certificate:
         """The claim in a sentence."""
         certified, radius = int((self.classes != ABSTAIN).sum()), _down_to_digits(self.radius)
         return (
-            f"With probability at least {1 - self.alpha:.10g} over the noise draws, for all {certified} certified pixels "
-            f"at once (of {self.classes.size}): under every change of the image of l2 size below {radius} "
+            f"With probability at least {1 - self.alpha:.10g} over the noise draws, for all {certified} certified "
+            f"pixels at once (of {self.classes.size}): under every change of the image of l2 size below {radius} "
             f"(pixel values from {self.bounds[0]:g} to {self.bounds[1]:g}), the class that the network gives most "
             "often under the noise stays the certified one."
         )
@@ -164,13 +164,13 @@ class Certificate:
         provenance = record["provenance"]
         if not isinstance(provenance, dict) or set(provenance) != {f.name for f in fields(Provenance)}:
             raise ValueError("the certificate's provenance has unknown or missing fields")
-        classes = np.asarray(classes, dtype=np.int16)
-        if _digest(classes) != record["classes_sha256"] or list(classes.shape) != record["classes_shape"]:
+        label_map: npt.NDArray[np.int16] = np.asarray(classes, dtype=np.int16)
+        if _digest(label_map) != record["classes_sha256"] or list(label_map.shape) != record["classes_shape"]:
             raise ValueError("the label map is not the one that this certificate was made for")
         shape = provenance["input_shape"]
         values = {name: record[name] for name in known - {"provenance", "bounds"}}
         return cls(
-            classes=classes,
+            classes=label_map,
             bounds=(record["bounds"][0], record["bounds"][1]),
             provenance=Provenance(**provenance | {"input_shape": None if shape is None else tuple(shape)}),
             **values,
@@ -273,7 +273,7 @@ def classes_to_disk(classes: IntArray) -> npt.NDArray[np.uint8]:
 
 def classes_from_disk(stored: npt.NDArray[np.uint8]) -> npt.NDArray[np.int16]:
     """Inverse of `classes_to_disk`."""
-    return np.where(stored == ABSTAIN_ON_DISK, ABSTAIN, stored).astype(np.int16)
+    return np.where(stored == ABSTAIN_ON_DISK, np.int16(ABSTAIN), stored.astype(np.int16))
 
 
 def _counts(votes: IntArray | torch.Tensor) -> IntArray:
@@ -313,8 +313,9 @@ def _digest(classes: IntArray) -> str:
 
 
 def _float32_down(value: float) -> np.float32:
-    rounded = np.float32(value)
-    return rounded if float(rounded) <= value else np.nextafter(rounded, np.float32(0))
+    nearest = np.float32(value)
+    below: np.float32 = np.nextafter(nearest, np.float32(0))
+    return nearest if float(nearest) <= value else below
 
 
 def _down_to_digits(value: float, digits: int = 4) -> str:

@@ -3,9 +3,9 @@
 
 | function | set | layout below the folder |
 |---|---|---|
-| `montgomery` | Montgomery County (Jaeger et al. 2014) | ``CXR_png``, ``ManualMask/leftMask``, ``ManualMask/rightMask`` |
+| `montgomery` | Montgomery (Jaeger et al. 2014) | ``CXR_png``, ``ManualMask/leftMask``, ``ManualMask/rightMask`` |
 | `shenzhen` | Shenzhen (Jaeger et al. 2014), masks by Stirenko et al. 2018 | ``CXR_png``, ``mask`` (or ``mask/mask``) |
-| `jsrt` | JSRT (Shiraishi et al. 2000), masks SCR (van Ginneken et al. 2006) | ``images`` or ``All247images``, ``SCR`` |
+| `jsrt` | JSRT (Shiraishi et al. 2000), SCR (van Ginneken et al. 2006) | ``images`` or ``All247images``, ``SCR`` |
 """
 
 from __future__ import annotations
@@ -99,15 +99,17 @@ def chest_xray_datalist(
         datasets: names out of `CHEST_XRAY_SETS`.
         root: the folder that holds the sets' folders (or, for one set, its own).
         splits: CSV file with the columns ``dataset,id,split``.
-        split: name of the split to keep.
+        split: name of the split to keep; goes with ``splits``.
 
     Returns:
         See `montgomery`, in the order of the names and, within a set, of the ids.
 
     Raises:
         FileNotFoundError: see `montgomery`; also for an image that the split names and the folder lacks.
-        ValueError: for an unknown set, or a split without images.
+        ValueError: for an unknown set, a split without images, or only one of ``splits`` and ``split``.
     """
+    if (splits is None) != (split is None):
+        raise ValueError(f"splits and split go together, got {splits!r} and {split!r}")
     names = [datasets] if isinstance(datasets, str) else list(datasets)
     unknown = [name for name in names if name not in CHEST_XRAY_SETS]
     if unknown:
@@ -131,7 +133,7 @@ def _folder(root: str | Path, name: str, part: str) -> Path:
 
 
 def _images(folder: Path, *suffixes: str) -> list[Path]:
-    images = sorted(f for f in folder.glob("*") if f.suffix.lower() in suffixes) if folder.is_dir() else []
+    images = sorted(f for f in folder.glob("[!.]*") if f.suffix.lower() in suffixes) if folder.is_dir() else []
     if not images:
         raise FileNotFoundError(f"{folder} holds no {' or '.join(suffixes)} images")
     return images

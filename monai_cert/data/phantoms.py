@@ -1,24 +1,25 @@
 # Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
 """Procedural radiographs with their ground truth: inputs that need no download and belong to no patient.
 
-Lengths are in picture widths (about 40 cm), `x` to the right and `y` downwards. A lung has its own frame: `u` is 0 at the
-midline and 1 at the widest point of its lateral wall, `v` is 0 at the apex and 1 at the costophrenic angle.
+Lengths are in picture widths (about 40 cm), `x` to the right and `y` downwards. A lung has its own frame: `u` is 0 at
+the midline and 1 at the widest point of its lateral wall, `v` is 0 at the apex and 1 at the costophrenic angle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import PchipInterpolator
-from scipy.ndimage import distance_transform_edt, gaussian_filter, zoom
+from scipy.ndimage import distance_transform_edt, gaussian_filter, label, zoom
 from scipy.signal import oaconvolve
 
 __all__ = ["chest_phantom"]
 
 Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
 RIGHT, LEFT = -1, 1  # the patient's sides, as the direction of x in the picture
 MIN_SIZE = 32
@@ -66,15 +67,15 @@ class _Anatomy:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> _Anatomy:
-        width, dome = rng.uniform(0.34, 0.385), rng.uniform(0.95, 1.12)
-        height = rng.uniform(0.58, 0.7)
+        width, dome = rng.uniform(0.33, 0.39), rng.uniform(0.95, 1.15)
+        height = rng.uniform(0.57, 0.71)
         return cls(
-            midline=rng.uniform(0.485, 0.515),
-            apex=rng.uniform(0.1, 0.16),
+            midline=rng.uniform(0.48, 0.52),
+            apex=rng.uniform(0.09, 0.16),
             height=height,
             width={RIGHT: width, LEFT: width * rng.uniform(0.96, 1.0)},
             dome={RIGHT: dome, LEFT: dome - rng.uniform(0.06, 0.16)},
-            heart=rng.uniform(-0.04, 0.05),
+            heart=rng.uniform(-0.05, 0.06),
             pitch=height * rng.uniform(0.098, 0.108),
             rib_drop=rng.uniform(0.44, 0.52),
             flesh=rng.uniform(0.035, 0.07),
@@ -83,14 +84,13 @@ class _Anatomy:
             shoulder=rng.uniform(0.0, 0.06),
             gas=rng.uniform(0.025, 0.05),
             hardness=rng.uniform(0.0, 1.0),
-            angle=np.deg2rad(rng.uniform(-2.5, 2.5)),
+            angle=np.deg2rad(rng.uniform(-3, 3)),
         )
 
 
-def _curve(knots: Sequence[tuple[float, float | Array]], at: Array) -> Array:
+def _curve(knots: Sequence[tuple[float, float]], at: Array) -> Array:
     """Smooth curve through (position, value) knots without overshoot, constant beyond its ends."""
-    position = np.array([knot[0] for knot in knots], dtype=np.float64)
-    value = np.array([knot[1] for knot in knots], dtype=np.float64)
+    position, value = np.array(knots, dtype=np.float64).T
     return np.asarray(PchipInterpolator(position, value)(np.clip(at, position[0], position[-1])), dtype=np.float64)
 
 
@@ -118,13 +118,14 @@ class _Canvas:
         """Lateral position in the frame of one lung; negative beyond the midline."""
         return side * (self.x - self.anatomy.midline) / self.anatomy.width[side]
 
-    def place(self, side: int, points: Sequence[tuple[float, ...]]) -> Array:
-        """Smooth path (N, 2 or 3) through knots (u, v) or (u, v, depth in the beam), in picture coordinates."""
-        knots = np.asarray(points, dtype=np.float64)
-        path = _curve(list(zip(range(len(knots)), knots, strict=True)), np.linspace(0, len(knots) - 1, 200))
-        path[:, 0] = self.anatomy.midline + side * self.anatomy.width[side] * path[:, 0]
-        path[:, 1] = self.anatomy.apex + self.anatomy.height * path[:, 1]
-        return path
+    def paths(self, *knots: tuple[float, float], lower: float = 0.0) -> list[Array]:
+        """A smooth path (N, 2) through knots (u, v) on each side, in picture coordinates, `lower` by so much of v."""
+        steps = np.linspace(0, len(knots) - 1, 60)
+        u = _curve(tuple(enumerate(knot[0] for knot in knots)), steps)
+        v = _curve(tuple(enumerate(knot[1] for knot in knots)), steps) + lower
+        anatomy = self.anatomy
+        x = [anatomy.midline + side * anatomy.width[side] * u for side in (RIGHT, LEFT)]
+        return [np.stack([across, anatomy.apex + anatomy.height * v], axis=1) for across in x]
 
     def tubes(self, paths: Sequence[Array], radius: float, hollow: float = 0.0) -> Array:
         """Thickness in the beam of round tubes along `paths`, each (N, 2), or (N, 3) with the depth in the beam.
@@ -157,7 +158,7 @@ class _Canvas:
         return turned, (length / count)[owner]
 
 
-def _lung(canvas: _Canvas, side: int) -> npt.NDArray[np.bool_]:
+def _lung(canvas: _Canvas, side: int) -> Mask:
     """The lung field that an annotator outlines: aerated lung, without heart, mediastinum and what the dome hides."""
     u, v, anatomy = canvas.u(side), canvas.v, canvas.anatomy
     reach = anatomy.heart * (1.0 if side == LEFT else 0.4)
@@ -166,7 +167,7 @@ def _lung(canvas: _Canvas, side: int) -> npt.NDArray[np.bool_]:
     return (v > 0) & (u > medial) & (u < _curve(LATERAL, v)) & (v < floor)
 
 
-def _air(canvas: _Canvas, lungs: npt.NDArray[np.bool_]) -> Array:
+def _air(canvas: _Canvas, lungs: Mask) -> Array:
     """Thickness of air: the rib cage's depth, less what heart, mediastinum and the domes of the diaphragm displace."""
     u, v = np.maximum(canvas.u(RIGHT), canvas.u(LEFT)), canvas.v
     cage = (v > 0) & (v < 1.2) & (u < _curve((*LATERAL, (1.2, 0.8)), v))
@@ -181,24 +182,20 @@ def _body(canvas: _Canvas) -> Array:
     """Thickness of the body's soft tissue, bones included: chest, neck, shoulders, arms and breasts."""
     anatomy, v = canvas.anatomy, canvas.v
     u = np.maximum(canvas.u(RIGHT), canvas.u(LEFT))
-    flank = _curve(((-0.2, 0.55), (0, 0.85), (0.2, 1.1), (0.4, 1.1), (0.8, 1.02), (1.1, 1), (1.5, 1.08)), v)
-    front = _curve(((-0.25, 0), (0, 0.45), (0.2, 0.82), (0.5, 1), (0.9, 1), (1.2, 1.12)), v)
+    flank = _curve(((-0.2, 0.4), (0, 0.75), (0.2, 1.1), (0.4, 1.1), (0.8, 1.02), (1.1, 1), (1.5, 1.08)), v)
+    front = _curve(((-0.14, 0), (0, 0.42), (0.2, 0.82), (0.5, 1), (0.9, 1), (1.2, 1.12)), v)
     span = flank + anatomy.flesh / anatomy.width[RIGHT]
-    chest = anatomy.depth * front * np.sqrt(np.clip(1 - np.clip(u / span, 0, 1) ** 4, 0, 1))
+    chest = anatomy.depth * front * np.sqrt(1 - np.clip(u / span, 0, 1) ** 4)
     collar = _curve(((-0.3, 0.33), (-0.1, 0.4), (0.05, 0.65), (0.2, 1)), v)
     neck = 0.3 * np.sqrt(np.clip(1 - (u / collar) ** 2, 0, 1)) * _curve(((0, 1), (0.4, 0)), v)
     top = anatomy.shoulder / anatomy.height
-    girdle = [canvas.place(s, ((0.1, 0.06), (0.5, 0.12 + top / 2), (1.08, 0.16 + top))) for s in (RIGHT, LEFT)]
-    arms = [canvas.place(s, ((1.1, 0.16 + top), (1.3, 0.55), (1.55, 1.15))) for s in (RIGHT, LEFT)]
+    girdle = canvas.paths((0.1, 0.06), (0.5, 0.12 + top / 2), (1.08, 0.16 + top))
+    arms = canvas.paths((1.1, 0.16 + top), (1.3, 0.55), (1.55, 1.15))
     parts = [chest, neck, 1.5 * canvas.tubes(girdle, 0.115), 1.6 * canvas.tubes(arms, 0.1)]
-    whole = np.asarray(sum(part**3 for part in parts)) ** (1 / 3)
+    merged = np.cbrt(np.sum([part**3 for part in parts], axis=0))  # a maximum without creases
     vessels = 0.06 * _bell(u, 0.15) * _curve(((-0.1, 0), (0.1, 1), (0.9, 1), (1, 0)), v)
-    return whole + vessels + _breasts(canvas)
-
-
-def _breasts(canvas: _Canvas) -> Array:
-    squares = [((canvas.u(side) - 0.6) / 0.45) ** 2 + ((canvas.v - 0.66) / 0.27) ** 2 for side in (RIGHT, LEFT)]
-    return canvas.anatomy.breast * sum(np.sqrt(np.clip(1 - square, 0, 1)) for square in squares)
+    from_nipple = np.hypot((u - 0.6) / 0.45, (v - 0.66) / 0.27)
+    return np.asarray(merged + vessels + anatomy.breast * _rounded(1 - from_nipple, 1))
 
 
 def _ribs(canvas: _Canvas) -> Array:
@@ -225,65 +222,71 @@ def _spine(canvas: _Canvas) -> Array:
     anatomy = canvas.anatomy
     x = np.abs(canvas.x - anatomy.midline)
     phase = (canvas.y - anatomy.apex) / anatomy.pitch % 1 - 0.5
-    half = _curve(((-0.3, 0.03), (0, 0.034), (1, 0.044), (1.5, 0.05)), canvas.v) * (1 + 0.12 * np.cos(2 * np.pi * phase) * -1)
-    column = np.sqrt(np.clip(1 - (x / half) ** 2, 0, 1))
-    plates = _bell(np.abs(phase) - 0.38, 0.05)
-    bodies = column * _curve(((-0.2, 0.35), (0.1, 0.5), (0.5, 1)), canvas.v) * (0.06 + 0.025 * plates - 0.03 * _bell(np.abs(phase) - 0.5, 0.07))
-    ring = np.hypot((x - 0.62 * half) / 0.011, (phase + 0.12) / 0.2)
+    waist = 1 - 0.12 * np.cos(2 * np.pi * phase)
+    half = _curve(((-0.3, 0.03), (0, 0.034), (1, 0.044), (1.5, 0.05)), canvas.v) * waist
+    plates, discs = _bell(np.abs(phase) - 0.38, 0.05), _bell(np.abs(phase) - 0.5, 0.07)
+    thickness = _curve(((-0.2, 0.35), (0.1, 0.5), (0.5, 1)), canvas.v) * (0.06 + 0.025 * plates - 0.03 * discs)
+    bodies = thickness * np.sqrt(np.clip(1 - (x / half) ** 2, 0, 1))
+    pedicle = np.hypot((x - 0.62 * half) / 0.011, (phase + 0.12) / 0.2)
     process = np.hypot(x / 0.006, (phase - 0.25) / 0.28)
-    return bodies + 0.012 * _bell(ring - 0.8, 0.25) + 0.014 * _bell(process - 0.6, 0.3)
+    return np.asarray(bodies + 0.012 * _bell(pedicle - 0.8, 0.25) + 0.014 * _bell(process - 0.6, 0.3))
 
 
 def _shoulders(canvas: _Canvas) -> Array:
     """Clavicles, scapulae and the upper ends of the humeri."""
     top = canvas.anatomy.shoulder / canvas.anatomy.height
-    both = (RIGHT, LEFT)
-    clavicle = [canvas.place(s, ((0.1, 0.17), (0.3, 0.135), (0.6, 0.03 + top / 2), (0.85, top - 0.03), (1.06, top - 0.02))) for s in both]
-    humerus = [canvas.place(s, ((1.12, 0.15 + top), (1.22, 0.4 + top), (1.6, 1.3 + top))) for s in both]
-    head = [canvas.place(s, ((1.07, 0.05 + top), (1.13, 0.14 + top))) for s in both]
-    border = [canvas.place(s, ((1.0, 0.13 + top), (0.99, 0.3 + top), (0.95, 0.45 + top))) for s in both]
-    spine = [canvas.place(s, ((0.8, 0.09 + top), (0.95, 0.03 + top), (1.12, top))) for s in both]
-    blade = [
-        canvas.place(s, ((0.8 + 0.2 * t, 0.09 + top), (0.86 + 0.11 * t, 0.28 + top), (0.95, 0.46 + top)))
-        for s in both
-        for t in np.linspace(0, 1, 12)
-    ]
-    shafts = canvas.tubes(clavicle, 0.0175, hollow=0.5) + canvas.tubes(humerus, 0.022, hollow=0.8)
-    return shafts + canvas.tubes(head, 0.042, hollow=0.6) + canvas.tubes(border + spine, 0.011) + 0.15 * canvas.tubes(blade, 0.008)
+    clavicle = canvas.paths((0.1, 0.17), (0.3, 0.135), (0.6, 0.03 + top / 2), (0.85, top - 0.03), (1.06, top - 0.02))
+    humerus = canvas.paths((1.12, 0.15), (1.22, 0.4), (1.6, 1.3), lower=top)
+    head = canvas.paths((1.07, 0.05), (1.13, 0.14), lower=top)
+    border = canvas.paths((1, 0.13), (0.99, 0.3), (0.95, 0.45), lower=top)
+    spine = canvas.paths((0.8, 0.09), (0.95, 0.03), (1.12, 0), lower=top)
+    blade: list[Array] = []
+    for t in np.linspace(0, 1, 12):
+        blade += canvas.paths((0.8 + 0.2 * t, 0.09), (0.86 + 0.11 * t, 0.28), (0.95, 0.46), lower=top)
+    scapula = canvas.tubes(border + spine, 0.011) + 0.15 * canvas.tubes(blade, 0.008)
+    arm = canvas.tubes(humerus, 0.022, hollow=0.8) + canvas.tubes(head, 0.042, hollow=0.6)
+    return scapula + arm + canvas.tubes(clavicle, 0.0175, hollow=0.5)
 
 
 def _airways(canvas: _Canvas) -> Array:
     """Thickness of the air in trachea and main bronchi."""
-    trachea = [canvas.place(RIGHT, ((0, -0.4), (0.0, 0.1), (0.02, 0.34)))]
-    bronchi = [canvas.place(RIGHT, ((0.02, 0.33), (0.17, 0.42))), canvas.place(LEFT, ((-0.02, 0.33), (0.24, 0.41)))]
-    return 2.2 * canvas.tubes(trachea, 0.022) + 1.5 * canvas.tubes(bronchi, 0.014)
+    trachea, bronchi = canvas.paths((0, -0.4), (0, 0.34))[:1], canvas.paths((0, 0.33), (0.2, 0.415))
+    return 2 * canvas.tubes(trachea, 0.022) + 1.5 * canvas.tubes(bronchi, 0.014)
 
 
 def _vessels(canvas: _Canvas, rng: np.random.Generator) -> Array:
-    """Hilar vessels that branch outward with falling caliber, each pair of branches sharing the stem's flow."""
-    bins: dict[float, list[Array]] = {radius: [] for radius in CALIBERS}
-    anatomy = canvas.anatomy
+    """Thickness of blood in the hila and in the vessels that leave them."""
+    anatomy, thickness = canvas.anatomy, np.zeros_like(canvas.x)
+    paths: dict[float, list[Array]] = {caliber: [] for caliber in CALIBERS}
     for side, top, bottom in ((RIGHT, (0.16, 0.37), (0.24, 0.54)), (LEFT, (0.21, 0.33), (0.32, 0.5))):
-        stems = []
-        for part in np.linspace(0, 1, 14) + rng.normal(0, 0.03, 14):
-            start = np.array(top) + part * np.subtract(bottom, top)
-            direction = np.deg2rad(-75 + 140 * part + rng.normal(0, 12))
-            stems.append((start, direction, rng.uniform(0.0045, 0.0075)))
-        stems.append((np.array(top), np.deg2rad(75), 0.013))
-        while stems:
-            start, direction, radius = stems.pop()
-            turns = direction + np.cumsum(rng.normal(0, 0.14, 4))
-            step = rng.uniform(0.5, 1.2) * radius**0.6 * np.stack([np.cos(turns), 0.6 * np.sin(turns)], 1)
-            path = start + np.concatenate([np.zeros((1, 2)), np.cumsum(step, axis=0)])
-            scale = np.array([side * anatomy.width[side], anatomy.height])
-            nearest = min(CALIBERS, key=lambda caliber: abs(np.log(caliber / radius)))
-            bins[nearest].append(path * scale + np.array([anatomy.midline, anatomy.apex]))
-            share, fork = rng.uniform(0.15, 0.5), rng.choice([-1, 1]) * rng.uniform(0.5, 0.9)
-            if radius > CALIBERS[0]:
-                stems.append((path[-1], turns[-1] + fork * (1 - share), radius * share**0.4))
-                stems.append((path[-1], turns[-1] - fork * share, radius * (1 - share) ** 0.4))
-    hila = [_bell(np.hypot(canvas.u(side) - 0.2, (canvas.v - 0.42) / 1.6), 0.06) for side in (RIGHT, LEFT)]
-    return 0.025 * sum(hila) + np.asarray(sum(canvas.tubes(paths, radius) for radius, paths in bins.items()))
+        part = np.append(np.linspace(0, 1, 14) + rng.normal(0, 0.03, 14), 0)
+        direction = np.deg2rad(-75 + 140 * part + rng.normal(0, 12, 15))
+        radius = rng.uniform(0.0045, 0.0075, 15)
+        direction[-1], radius[-1] = np.deg2rad(75), 0.013  # the descending pulmonary artery
+        scale = np.array([side * anatomy.width[side], anatomy.height])
+        start = np.array(top) + part[:, None] * np.subtract(bottom, top)
+        for path, caliber in _branches(rng, start, direction, radius):
+            paths[caliber].append(path * scale + np.array([anatomy.midline, anatomy.apex]))
+        thickness += 0.025 * _bell(np.hypot(canvas.u(side) - 0.2, (canvas.v - 0.42) / 1.6), 0.06)
+    drawn = [canvas.tubes(paths[caliber], caliber) for caliber in CALIBERS if paths[caliber]]
+    return np.asarray(np.sum([thickness, *drawn], axis=0))
+
+
+def _branches(rng: np.random.Generator, start: Array, direction: Array, radius: Array) -> Iterator[tuple[Array, float]]:
+    """Vessels as paths (5, 2) in (u, v) with their caliber, generation by generation, each fork sharing the flow."""
+    while len(radius):
+        count = len(radius)
+        turns = direction[:, None] + np.cumsum(rng.normal(0, 0.14, (count, 4)), axis=1)
+        step = np.stack([np.cos(turns), 0.6 * np.sin(turns)], axis=2) * rng.uniform(0.5, 1.2, (count, 1, 1))
+        step *= radius[:, None, None] ** 0.6
+        path = start[:, None] + np.concatenate([np.zeros((count, 1, 2)), np.cumsum(step, axis=1)], axis=1)
+        nearest = np.abs(np.log(radius[:, None] / np.array(CALIBERS))).argmin(axis=1)
+        yield from zip(path, (CALIBERS[index] for index in nearest), strict=True)
+        forks = np.tile(radius > CALIBERS[0], 2)
+        share, angle = rng.uniform(0.15, 0.5, count), rng.choice([-1, 1], count) * rng.uniform(0.5, 0.9, count)
+        start = np.tile(path[:, -1], (2, 1))[forks]
+        direction = (np.tile(turns[:, -1], 2) + np.append(angle * (1 - share), -angle * share))[forks]
+        radius = np.append(radius * share**0.4, radius * (1 - share) ** 0.4)[forks]
 
 
 def _stomach_gas(canvas: _Canvas) -> Array:
@@ -291,7 +294,15 @@ def _stomach_gas(canvas: _Canvas) -> Array:
     anatomy = canvas.anatomy
     u, v = canvas.u(LEFT), canvas.v
     bubble = np.hypot((u - 0.55) * anatomy.width[LEFT] / 1.6, (v - 0.95) * anatomy.height) / anatomy.gas
-    return 3 * anatomy.gas * np.sqrt(np.clip(1 - bubble**2, 0, 1)) * (v < 0.96)
+    return np.asarray(3 * anatomy.gas * _rounded(1 - bubble, 1) * (v < 0.96))
+
+
+def _marker(canvas: _Canvas) -> Array:
+    """Thickness of the lead letter L that marks the patient's left."""
+    x, y = canvas.x - 0.93, canvas.y - 0.04
+    stem = (np.abs(x) < 0.003) & (np.abs(y) < 0.017)
+    foot = (np.abs(x - 0.008) < 0.01) & (np.abs(y - 0.015) < 0.003)
+    return np.where(stem | foot, 0.5, 0.0)
 
 
 def _mottle(canvas: _Canvas, rng: np.random.Generator, width: float) -> Array:
@@ -300,24 +311,24 @@ def _mottle(canvas: _Canvas, rng: np.random.Generator, width: float) -> Array:
     return np.asarray(zoom(grain / grain.std(), canvas.side / 256, order=1), dtype=np.float64)
 
 
-def _attenuation(canvas: _Canvas, lungs: npt.NDArray[np.bool_], rng: np.random.Generator) -> Array:
+def _attenuation(canvas: _Canvas, lungs: Mask, rng: np.random.Generator) -> Array:
     """Optical depth along each ray, the line integral of Beer and Lambert's law."""
     air = _air(canvas, lungs)
     aerated = air / air.max()
     lobules, organs = 0.012 * (_mottle(canvas, rng, 1.2) + _mottle(canvas, rng, 6)), 0.02 * _mottle(canvas, rng, 12)
     tissue = _body(canvas) * (1 + organs) - air * (1 + lobules) - _airways(canvas) - _stomach_gas(canvas)
     bone = _ribs(canvas) + _spine(canvas) + _shoulders(canvas)
-    depth = SOFT * (tissue + 1.6 * aerated * _vessels(canvas, rng)) + BONE * bone
-    return np.maximum(depth, 0)
+    depth = SOFT * (tissue + 1.6 * aerated * _vessels(canvas, rng)) + BONE * (bone + _marker(canvas))
+    return np.maximum(np.asarray(depth, dtype=np.float64), 0)
 
 
 def _expose(depth: Array, anatomy: _Anatomy) -> Array:
     """Displayed brightness of an optical depth: scatter, then the detector's characteristic curve."""
     side = depth.shape[0]
     primary = np.exp(-depth)
-    scatter = gaussian_filter(primary * (1 - primary), 0.06 * side, mode="nearest")
-    seen = -np.log(0.97 * primary + 0.05 * scatter + 0.004)
-    half, slope = 1.5 + 0.75 * anatomy.hardness, 1.7 + 1.3 * anatomy.hardness
+    scatter: Array = gaussian_filter(primary * (1 - primary), 0.06 * side, mode="nearest")
+    seen = -np.log(0.97 * primary + 0.05 * scatter + 0.007)
+    half, slope = 1.45 + 0.7 * anatomy.hardness, 1.7 + 1.3 * anatomy.hardness
     base = 0.1 * (1 - anatomy.hardness)
     return base + (1 - base) / (1 + (half / np.maximum(seen, 1e-6)) ** slope)
 
@@ -351,14 +362,20 @@ def chest_phantom(size: int = 256, seed: int = 0) -> tuple[npt.NDArray[np.float3
     anatomy = _Anatomy.draw(rng)
     factor = -(-RENDER_SIDE // size)
     canvas = _Canvas(size * factor, anatomy)
-    lungs = _lung(canvas, RIGHT) | _lung(canvas, LEFT)
-    fine = _expose(_attenuation(canvas, lungs, rng), anatomy)
-    fine = gaussian_filter(fine, 0.0015 * canvas.side)
-    image = _shrink(fine, factor) + rng.normal(0, 0.01, (size, size))
-    label = _shrink(lungs.astype(np.float64), factor) >= 0.5
-    return np.clip(image, 0, 1).astype(np.float32)[None], label.astype(np.uint8)
+    right, left = _lung(canvas, RIGHT), _lung(canvas, LEFT)
+    exposed = _expose(_attenuation(canvas, right | left, rng), anatomy)
+    image = _shrink(gaussian_filter(exposed, 0.0015 * canvas.side), factor) + rng.normal(0, 0.01, (size, size))
+    mask = _field(right, factor) | _field(left, factor)
+    return np.clip(image, 0, 1).astype(np.float32)[None], mask.astype(np.uint8)
+
+
+def _field(lung: Mask, factor: int) -> Mask:
+    """One lung in pixels of the picture, as one piece: a thin costophrenic angle may break up in a small picture."""
+    pieces, _ = label(_shrink(lung.astype(np.float64), factor) >= 0.5)
+    return np.asarray(pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:]))
 
 
 def _shrink(picture: Array, factor: int) -> Array:
+    """Means over blocks of `factor` pixels a side."""
     side = picture.shape[0] // factor
-    return picture.reshape(side, factor, side, factor).mean(axis=(1, 3))
+    return np.asarray(picture.reshape(side, factor, side, factor).mean(axis=(1, 3)))

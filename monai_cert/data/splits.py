@@ -51,7 +51,7 @@ def read_split(path: str | Path, dataset: str, split: str) -> Split:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"the table of splits {path} does not exist")
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         if not {"dataset", "id", "split"} <= set(rows.fieldnames or ()):
             raise ValueError(f"{path} must have the columns dataset,id,split")

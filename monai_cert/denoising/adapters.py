@@ -22,9 +22,9 @@ __all__ = ["DiffusersNetwork", "diffusers_denoiser", "monai_denoiser"]
 class DiffusersNetwork(nn.Module):
     """A diffusers ``UNet2DModel`` with the call of MONAI's ``DiffusionModelUNet``: ``network(x, timesteps)``.
 
-    A model that takes ``channels * f * f`` channels works on f-by-f unshuffled pixels: it sees an image of 1/f the side,
-    every f-by-f block of pixels as channels. Unshuffling is a permutation, so white noise stays white under it, and the
-    network costs about 1 / f^2.
+    A model that takes ``channels * f * f`` channels works on f-by-f unshuffled pixels: it sees an image of 1/f the
+    side, with every f-by-f block of pixels as channels. Unshuffling is a permutation, so white noise stays white under
+    it, and the network costs about 1 / f^2.
 
     Args:
         model: the network, or its configuration (the content of a diffusers ``config.json``) for a fresh one.
@@ -78,8 +78,10 @@ def diffusers_denoiser(folder: str | Path, *, channels: int = 1, bounds: Bounds 
     folder = Path(folder)
     for needed in ("config.json", "scheduler_config.json"):
         if not (folder / needed).is_file():
-            raise FileNotFoundError(f"{folder} has no {needed}; a diffusers folder holds config.json, "
-                                    "scheduler_config.json and *.safetensors")
+            raise FileNotFoundError(
+                f"{folder} has no {needed}; a diffusers folder holds config.json, "
+                "scheduler_config.json and *.safetensors"
+            )
     if not list(folder.glob("*.safetensors")):
         raise FileNotFoundError(f"{folder} has no *.safetensors weights")
     try:

@@ -90,14 +90,17 @@ class DiffusionDenoiser(nn.Module):
         """Call the network with its own number of channels and a size that it divides; undo both on the way out."""
         channels, sides = x_t.shape[1], x_t.shape[2:]
         expanded = x_t.expand(-1, self.channels, *sides) if channels != self.channels else x_t
-        prediction = self.network(pad_to_multiple(expanded, self.divisor), timesteps)
+        prediction: torch.Tensor = self.network(pad_to_multiple(expanded, self.divisor), timesteps)
         if prediction.shape[1] not in (self.channels, 2 * self.channels):
             raise ValueError(
                 f"the denoising network gave {prediction.shape[1]} channels where {self.channels}, or twice that with "
                 "a learned variance, were expected"
             )
-        prediction = prediction[(slice(None), slice(self.channels), *(slice(side) for side in sides))]
-        return prediction.mean(1, keepdim=True) if channels != self.channels else prediction
+        inside = (slice(None), slice(self.channels)) + tuple(slice(side) for side in sides)
+        prediction = prediction[inside]
+        if channels == 1 != self.channels:
+            prediction = prediction.mean(1, keepdim=True)
+        return prediction
 
     def _clean(self, prediction: torch.Tensor, x_t: torch.Tensor, signal: float, noise: float) -> torch.Tensor:
         if self.prediction == "epsilon":
@@ -108,11 +111,10 @@ class DiffusionDenoiser(nn.Module):
 
 
 def pad_to_multiple(x: torch.Tensor, divisor: int) -> torch.Tensor:
-    """Pad the end of every spatial side of (B, C, *spatial) to a multiple of divisor, by reflection where it reaches."""
+    """Pad the end of every spatial side of (B, C, *spatial) to a multiple of divisor, by reflection if it can."""
     extra = [-side % divisor for side in x.shape[2:]]
     if not any(extra):
         return x
     mode = "reflect" if all(e < side for e, side in zip(extra, x.shape[2:], strict=True)) else "replicate"
     pad = [amount for e in reversed(extra) for amount in (0, e)]
     return F.pad(x, pad, mode=mode)
-

@@ -15,8 +15,8 @@ __all__ = ["NoiseSchedule"]
 class NoiseSchedule:
     r"""The cumulative signal fractions ``alphas_cumprod`` of a variance-preserving diffusion, in float64.
 
-    A diffusion model was trained on ``x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e``. A noisy image ``x + s e`` is the same
-    thing up to scale when ``(1 - abar_t) / abar_t = s^2``, so every noise level belongs to a timestep
+    A diffusion model was trained on ``x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e``. A noisy image ``x + s e`` is the
+    same thing up to scale when ``(1 - abar_t) / abar_t = s^2``, so every noise level belongs to a timestep
     (Carlini et al. 2023, section 3).
 
     Only this table is taken over from a scheduler object: several of them cast their own table to the sample's dtype
@@ -51,7 +51,9 @@ class NoiseSchedule:
         """Copy the table of a diffusers or MONAI scheduler (anything that has ``alphas_cumprod``)."""
         table = getattr(scheduler, "alphas_cumprod", None)
         if table is None:
-            raise ValueError(f"{type(scheduler).__name__} has no alphas_cumprod: it is no variance-preserving scheduler")
+            raise ValueError(
+                f"{type(scheduler).__name__} has no alphas_cumprod: it is no variance-preserving scheduler"
+            )
         return cls(np.asarray(table.detach().cpu().double() if hasattr(table, "detach") else table))
 
     @property
@@ -70,7 +72,9 @@ class NoiseSchedule:
             ValueError: if sigma is not positive or exceeds `sigma_max`.
         """
         if not 0 < sigma <= self.sigma_max:
-            raise ValueError(f"sigma on [-1, 1] must lie in (0, {self.sigma_max:g}] for this noise schedule, got {sigma:g}")
+            raise ValueError(
+                f"sigma on [-1, 1] must lie in (0, {self.sigma_max:g}] for this noise schedule, got {sigma:g}"
+            )
         return int(np.searchsorted(self._sigmas, sigma))
 
     def scales(self, timestep: int) -> tuple[float, float]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from diffusers import DDPMScheduler
 from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
 from monai.engines.utils import DiffusionPrepareBatch
+from torch import nn
 
 from monai_cert.denoising.adapters import DiffusersNetwork
+from monai_cert.denoising.schedule import NoiseSchedule
 
 __all__ = ["FocusedDiffusionPrepareBatch", "SaveDiffusersFolder"]
 
@@ -32,7 +36,9 @@ class FocusedDiffusionPrepareBatch(DiffusionPrepareBatch):  # type: ignore[misc]
     def __init__(self, num_train_timesteps: int, focus: tuple[int, int] = (30, 500), share: float = 0.8) -> None:
         super().__init__(num_train_timesteps=num_train_timesteps)
         if not 0 <= focus[0] <= focus[1] < num_train_timesteps or not 0 <= share <= 1:
-            raise ValueError(f"focus {tuple(focus)} must lie in 0..{num_train_timesteps - 1} and share {share} in [0, 1]")
+            raise ValueError(
+                f"focus {tuple(focus)} must lie in 0..{num_train_timesteps - 1} and share {share} in [0, 1]"
+            )
         self.focus = focus
         self.share = share
 
@@ -45,16 +51,23 @@ class FocusedDiffusionPrepareBatch(DiffusionPrepareBatch):  # type: ignore[misc]
 
 
 class SaveDiffusersFolder:
-    """Handler that keeps an exponential moving average of the weights and saves it after every epoch.
+    """Handler that keeps an exponential moving average of the weights and saves it as a diffusers folder every epoch.
 
     Args:
         network: the network in training.
-        folder: where ``config.json`` and the safetensors go; complete at every moment after the first epoch.
+        scheduler: the MONAI scheduler it is trained with, of the linear schedule.
+        folder: where `config.json`, `scheduler_config.json` and the safetensors go.
         momentum: weight of the newest parameters in the average.
+
+    Raises:
+        ValueError: if the scheduler's table is not that of a linear schedule.
     """
 
-    def __init__(self, network: DiffusersNetwork, folder: str | Path, momentum: float = 1e-3) -> None:
+    def __init__(
+        self, network: DiffusersNetwork, scheduler: nn.Module, folder: str | Path, momentum: float = 1e-3
+    ) -> None:
         self.ema = EMAHandler(network, momentum=momentum, momentum_warmup=0.05, warmup_iters=500)
+        self.scheduler = _linear_scheduler(scheduler)
         self.folder = Path(folder)
 
     def attach(self, engine: Engine) -> None:
@@ -63,5 +76,21 @@ class SaveDiffusersFolder:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def save(self, engine: Engine | None = None) -> None:
-        """Write the averaged network."""
+        """Write the averaged network and the schedule."""
         self.ema.ema_model.model.save_pretrained(self.folder)
+        self.scheduler.save_pretrained(self.folder)
+
+
+def _linear_scheduler(scheduler: nn.Module) -> DDPMScheduler:
+    """The diffusers scheduler of a MONAI one."""
+    table = NoiseSchedule.of_scheduler(scheduler).alphas_cumprod
+    same = DDPMScheduler(
+        num_train_timesteps=len(table),
+        beta_start=float(1.0 - table[0]),
+        beta_end=float(1.0 - table[-1] / table[-2]),
+        beta_schedule="linear",
+        prediction_type=str(scheduler.prediction_type),
+    )
+    if not np.allclose(NoiseSchedule.of_scheduler(same).alphas_cumprod, table, rtol=1e-4, atol=1e-7):
+        raise ValueError("the denoiser's scheduler must have a linear schedule (schedule='linear_beta')")
+    return same

@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
-from collections.abc import Callable, Iterator, Mapping
-from functools import cache
-from importlib import metadata
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,16 +20,33 @@ from monai_cert.bounds import Bounds
 from monai_cert.certificate import Certificate, Provenance, certify
 from monai_cert.inferers.voting import draw_votes
 from monai_cert.noise import GaussianNoise, draw_seeds, image_key
+from monai_cert.provenance import package_versions, weights_sha256
 from monai_cert.statistics.binomial import VoteTest, joint, min_samples
 from monai_cert.statistics.multiplicity import Correction, holm
 
-__all__ = ["CertificationInferer"]
+__all__ = ["CertificationInferer", "Sample"]
 
 Hypotheses = Callable[[torch.Tensor], npt.NDArray[np.bool_]]
 
 # Small batches are fastest on CPUs, whose caches they fit; on GPUs a launch has to be worth it.
 _BATCH_SIZE = {"cpu": 2}
 _BATCH_SIZE_ELSEWHERE = 32
+
+
+class Sample(NamedTuple):
+    """The votes on one image.
+
+    Args:
+        votes: (classes, *spatial) counts of the n tested draws.
+        selection: (classes, *spatial) counts of the n0 draws that choose (split test), else None.
+        hypotheses: (*spatial) the tested pixels; all if None.
+        provenance: how the votes were drawn.
+    """
+
+    votes: torch.Tensor
+    selection: torch.Tensor | None
+    hypotheses: npt.NDArray[np.bool_] | None
+    provenance: Provenance
 
 
 class CertificationInferer(Inferer):  # type: ignore[misc]
@@ -51,8 +65,8 @@ class CertificationInferer(Inferer):  # type: ignore[misc]
         batch_size: draws a forward pass; if None, 2 on the CPU and 32 elsewhere.
         inferer: what turns a noisy batch into logits with the network; MONAI's ``SimpleInferer`` if None.
         seed: seed of the noise. The noise of draw j depends on (seed, content of the image, j) alone. If None, fresh
-            entropy is taken at every call and recorded in the certificate. A seed that an attacker, or whoever chose
-            the image, could know and exploit weakens the "probability" in the claim: fix it before seeing results.
+            entropy is taken for every image and recorded in its certificate. The probability in the claim is over the
+            seed: fix it before seeing results, and do not try several.
         progress: show a progress bar, one step a draw.
         bounds: pixel values of the inputs, the unit of sigma. Inputs outside are refused: they were scaled otherwise.
         hypotheses: from an image (C, *spatial) to the pixels (*spatial, bool) to be tested; must look at nothing
@@ -110,8 +124,8 @@ class CertificationInferer(Inferer):  # type: ignore[misc]
             kwargs: further keyword arguments of the network.
 
         Returns:
-            (B, 2, *spatial) float32 of the type of the inputs, metadata kept: channel 0 the certified class (ABSTAIN = -1),
-            channel 1 the certified l2 radius (0 where it abstains), rounded toward zero.
+            (B, 2, *spatial) float32 of the type of the inputs, metadata kept: channel 0 the certified class (ABSTAIN is
+            -1), channel 1 the certified l2 radius (0 where it abstains), rounded toward zero.
 
         Raises:
             ValueError: if an input is not finite or outside the bounds, n draws cannot certify a single pixel, or a
@@ -119,87 +133,84 @@ class CertificationInferer(Inferer):  # type: ignore[misc]
         """
         certificates = self.certify(inputs, network, *args, **kwargs)
         maps = np.stack([np.stack([c.classes.astype(np.float32), c.radius_map]) for c in certificates])
-        out, *_ = convert_to_dst_type(torch.from_numpy(maps), inputs, dtype=torch.float32)
+        out: torch.Tensor = convert_to_dst_type(torch.from_numpy(maps), inputs, dtype=torch.float32)[0]
         if isinstance(out, MetaTensor):
             out.meta["certificate"] = [certificate.to_json() for certificate in certificates]
         return out
 
     def certify(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> list[Certificate]:
         """Certify a batch; one whole claim an image. Arguments and errors as in `__call__`."""
-        weights = _weights_digest(network, self.inferer)
-        return [self._certify_one(image, network, weights, args, kwargs) for image in _plain(inputs)]
+        return [self.decide(sample) for sample in self.sample(inputs, network, *args, **kwargs)]
 
     def votes(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """(B, classes, *spatial) counts of the n tested draws alone. Arguments and errors as in `__call__`."""
-        seeds = [self._fresh_seed() for _ in inputs]
-        images = _plain(inputs)
-        pairs = zip(images, seeds, strict=True)
-        return torch.stack([self._vote(image, network, seed, args, kwargs)[1] for image, seed in pairs])
+        """(B, classes, *spatial) counts of the n tested draws. Arguments and errors as in `__call__`."""
+        return torch.stack([sample.votes for sample in self.sample(inputs, network, *args, **kwargs)])
 
-    def _certify_one(
-        self, image: torch.Tensor, network: Any, weights: str | None, args: Any, kwargs: Any
-    ) -> Certificate:
-        seed = self._fresh_seed()
-        selection, votes = self._vote(image, network, seed, args, kwargs)
+    def sample(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> list[Sample]:
+        """Draw the votes of a batch without deciding yet. Arguments and errors as in `__call__`."""
+        images = _plain(inputs)
+        self._check(images, network)
+        modules = [m for m in (network, *_modules(self.inferer)) if isinstance(m, nn.Module)]
+        weights = weights_sha256(modules) if isinstance(network, nn.Module) else None
+        return [self._sample_one(image, network, weights, args, kwargs) for image in images]
+
+    def decide(self, sample: Sample) -> Certificate:
+        """Certify on votes that `sample` drew."""
         return certify(
-            votes,
+            sample.votes,
             noise=self.noise,
             tau=self.tau,
             alpha=self.alpha,
             test=self.test,
             correction=self.correction,
-            selection=selection,
-            hypotheses=None if self.hypotheses is None else self.hypotheses(image),
+            selection=sample.selection,
+            hypotheses=sample.hypotheses,
             bounds=self.bounds,
-            provenance=Provenance(
-                seed=seed,
-                input_sha256=image_key(image),
-                input_shape=tuple(image.shape),
-                weights_sha256=weights,
-                batch_size=self._batch_size(image),
-                device=image.device.type,
-                dtype=str(image.dtype).removeprefix("torch."),
-                versions=dict(_versions()),
-            ),
+            provenance=sample.provenance,
         )
 
-    def _vote(
-        self, image: torch.Tensor, network: Any, seed: int, args: Any, kwargs: Any
-    ) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Votes of the n0 draws that choose (None if there are none) and of the n that are tested."""
-        self._check(image, network)
+    def _sample_one(self, image: torch.Tensor, network: Any, weights: str | None, args: Any, kwargs: Any) -> Sample:
+        hypotheses = None if self.hypotheses is None else self.hypotheses(image)
+        self._check_reach(int(np.prod(image.shape[1:])) if hypotheses is None else int(hypotheses.sum()))
+        seed = secrets.randbits(63) if self.seed is None else self.seed
+        key = image_key(image)
         n0, draws = self.test.n0, self.test.n0 + self.n
-        seeds = draw_seeds(seed, image_key(image), range(draws))
+        size = self.batch_size or _BATCH_SIZE.get(image.device.type, _BATCH_SIZE_ELSEWHERE)
+        seeds = draw_seeds(seed, key, range(draws))
 
         def predict(noisy: torch.Tensor) -> Any:
             return self.inferer(noisy, network, *args, **kwargs)
 
         with torch.no_grad(), tqdm(total=draws, unit="draw", disable=not self.progress, leave=False) as bar:
-            count = (image, predict, self.noise)
-            size = self._batch_size(image)
-            selection = draw_votes(*count, seeds[:n0], size, bar.update) if n0 else None
-            return selection, draw_votes(*count, seeds[n0:], size, bar.update)
+            selection = draw_votes(image, predict, self.noise, seeds[:n0], size, bar.update) if n0 else None
+            votes = draw_votes(image, predict, self.noise, seeds[n0:], size, bar.update)
+        provenance = Provenance(
+            seed=seed,
+            input_sha256=key,
+            input_shape=tuple(image.shape),
+            weights_sha256=weights,
+            batch_size=size,
+            device=image.device.type,
+            dtype=str(image.dtype).removeprefix("torch."),
+            versions=dict(package_versions()),
+        )
+        return Sample(votes, selection, hypotheses, provenance)
 
-    def _check(self, image: torch.Tensor, network: Any) -> None:
-        training = [m for m in (network, *_modules(self.inferer)) if isinstance(m, nn.Module) and m.training]
-        if training:
-            raise ValueError(f"{type(training[0]).__name__} is in training mode; call its eval() first")
-        if image.ndim < 2:
-            raise ValueError(f"images must be (B, C, *spatial), got one of shape {tuple(image.shape)}")
-        self.bounds.check(image.cpu().numpy(), "the image")
-        pixels = int(np.prod(image.shape[1:])) if self.hypotheses is None else int(self.hypotheses(image).sum())
+    def _check(self, images: torch.Tensor, network: Any) -> None:
+        for module in (network, *_modules(self.inferer)):
+            if isinstance(module, nn.Module) and module.training:
+                raise ValueError(f"{type(module).__name__} is in training mode; call its eval() first")
+        if images.ndim < 3:
+            raise ValueError(f"images must be (B, C, *spatial), got shape {tuple(images.shape)}")
+        self.bounds.check(images.cpu().numpy(), "the image")
+
+    def _check_reach(self, pixels: int) -> None:
         needed = min_samples(self.tau, self.alpha, max(1, pixels), self.test)
         if self.n < needed:
             raise ValueError(
                 f"n = {self.n} draws cannot certify any of {pixels} pixels at tau = {self.tau:g}, alpha = "
                 f"{self.alpha:g}; at least n = {needed} are needed"
             )
-
-    def _batch_size(self, image: torch.Tensor) -> int:
-        return self.batch_size or _BATCH_SIZE.get(image.device.type, _BATCH_SIZE_ELSEWHERE)
-
-    def _fresh_seed(self) -> int:
-        return secrets.randbits(63) if self.seed is None else self.seed
 
 
 def _plain(inputs: torch.Tensor) -> torch.Tensor:
@@ -215,21 +226,3 @@ def _modules(inferer: Inferer) -> Iterator[nn.Module]:
             yield value
         elif isinstance(value, Inferer):
             yield from _modules(value)
-
-
-def _weights_digest(network: Any, inferer: Inferer) -> str | None:
-    """SHA-256 of all parameters and buffers; None if the network is no module, whose weights cannot be known."""
-    if not isinstance(network, nn.Module):
-        return None
-    digest = hashlib.sha256()
-    for module in (network, *_modules(inferer)):
-        for name, value in module.state_dict().items():
-            digest.update(name.encode() + str(value.dtype).encode() + repr(tuple(value.shape)).encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else
-                          repr(value.item()).encode())
-    return digest.hexdigest()
-
-
-@cache
-def _versions() -> Mapping[str, str]:
-    return {name: metadata.version(name) for name in ("monai_cert", "monai", "torch", "numpy", "scipy")}

@@ -19,8 +19,8 @@ class DiffusionDenoiseInferer(Inferer):  # type: ignore[misc]
 
     Args:
         denoiser: the denoiser, in evaluation mode.
-        sigma: standard deviation of the noise on the inputs, in the units of the denoiser's bounds; the same number as in
-            ``GaussianNoise(sigma)``. Another value costs accuracy, not soundness.
+        sigma: standard deviation of the noise on the inputs, in the units of the denoiser's bounds; the same number as
+            in ``GaussianNoise(sigma)``. Another value costs accuracy, not soundness.
         inferer: what runs the network on the denoised images; MONAI's ``SimpleInferer`` if None.
 
     Raises:

@@ -40,8 +40,8 @@ class VoteCounter:
         """Count the draws of a batch.
 
         Args:
-            logits: (B, C, *spatial) of B draws. With C = 1 the class is 1 where the logit is positive, else the class of
-                the largest logit, the first one in a tie.
+            logits: (B, C, *spatial) of B draws. With C = 1 the class is 1 where the logit is positive, else the class
+                of the largest logit, the first one in a tie.
 
         Raises:
             ValueError: if a logit is NaN.

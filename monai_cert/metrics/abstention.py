@@ -26,8 +26,8 @@ def abstention_rate(classes: torch.Tensor) -> torch.Tensor:
 def certified_accuracy(classes: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     """Share of pixels whose certified class is the true one, (B,); an abstention counts as wrong.
 
-    With the certificate's probability a lower bound on the pixel accuracy of the smoothed network under every attack within the
-    radius.
+    With the certificate's probability a lower bound on the pixel accuracy of the smoothed network under every attack
+    within the radius.
 
     Args:
         classes: (B, 1, *spatial) certified label map with ABSTAIN = -1.

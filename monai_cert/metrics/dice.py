@@ -6,17 +6,17 @@ For one class of one image: G the truth, C the pixels certified as the class, A 
 | metric | formula | says |
 |---|---|---|
 | certified Dice | 2 abs(C & G) / (abs(C) + abs(G)) | the literature's figure; abstentions outside G cost nothing |
-| worst-case Dice | 2 abs(C & G) / (abs(C) + abs(G) + abs(A - G)) | smallest Dice of any labelling of A |
+| worst-case Dice | 2 abs(C & G) / (abs(C) + abs(G) + abs(A - G)) | smallest Dice of any labeling of A |
 | certified IoU | abs(C & G) / abs(C or G) | |
-| worst-case IoU | abs(C & G) / abs(C or G or A) | smallest IoU of any labelling of A |
+| worst-case IoU | abs(C & G) / abs(C or G or A) | smallest IoU of any labeling of A |
 
 Only the worst-case figures bound from below what the smoothed network reaches under every attack within the radius
-(a labelling that breaks C & G least takes no pixel of A inside G and all of A outside: numerator and denominator are
+(a labeling that breaks C & G least takes no pixel of A inside G and all of A outside: numerator and denominator are
 then both at their worst). The certified figures do not, and are kept because the literature reports them.
 A class absent from truth and certificate is NaN.
 
 References:
-    Fischer et al. 2021 and Laousy et al. 2023 for certified Dice; worst-case Dice is checked against all labellings of A
+    Fischer et al. 2021 and Laousy et al. 2023 for certified Dice; worst-case Dice is checked against all labelings of A
     in ``tests/metrics/test_dice.py``.
 """
 
@@ -80,7 +80,7 @@ def certified_dice(
 def worst_case_dice(
     classes: torch.Tensor, label: torch.Tensor, num_classes: int = 2, include_background: bool = False
 ) -> torch.Tensor:
-    """Smallest Dice that any labelling of the abstaining pixels gives: with the certificate's probability a lower bound
+    """Smallest Dice that any labeling of the abstaining pixels gives: with the certificate's probability a lower bound
     on the Dice of the smoothed network under every attack within the radius. Arguments as in `certified_dice`.
     """
     o = _overlap(classes, label, num_classes, include_background)
@@ -99,7 +99,7 @@ def certified_iou(
 def worst_case_iou(
     classes: torch.Tensor, label: torch.Tensor, num_classes: int = 2, include_background: bool = False
 ) -> torch.Tensor:
-    """Smallest intersection over union of any labelling of the abstaining pixels; see `worst_case_dice`."""
+    """Smallest intersection over union of any labeling of the abstaining pixels; see `worst_case_dice`."""
     o = _overlap(classes, label, num_classes, include_background)
     present = _nan_if_zero(o.certified + o.truth - o.both)
     return o.both / (present + o.abstain_outside)

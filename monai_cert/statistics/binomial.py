@@ -82,7 +82,7 @@ class JointTest:
         return np.where(2 * at_least > n, np.minimum(p, 1.0), 1.0)
 
     def step_down_slack(self, n: int, tau: float, alpha: float) -> float:
-        """w = B(k_alpha; n, 1 - tau), k_alpha the smallest count with p <= alpha: case (b) of the proof, a pixel.
+        """W = B(k_alpha; n, 1 - tau), k_alpha the smallest count with p <= alpha: case (b) of the proof, a pixel.
 
         At the first step case (b) is inside p; at later steps of a step-down procedure it has to be paid for apart,
         because pixels of case (b) are no longer counted among the hypotheses that are left.

@@ -46,12 +46,11 @@ def holm(
     passes, the thresholds of the others are larger.
 
     *Proof* for the joint test (slack = w of `JointTest.step_down_slack`; with slack = 0 it is Holm's). Let a of the N
-    pixels be of case (a), no class above tau, and at most N - a of case (b). When the first pixel of case (a) is rejected,
-    only others went before, so m >= a and its p is at most max(alpha / N, (alpha - N w) / a); by the union bound
-    that happens with probability at most max(a alpha / N, alpha - N w). A pixel of case (b) is certified wrongly only if a
-    wrong class reaches k_alpha, probability at most w (at level alpha / N: at most alpha / N). If N w < alpha,
-    the sum is at most max(a alpha / N, alpha - N w) + (N - a) w <= alpha; if not, every threshold is alpha / N, which is
-    Bonferroni.
+    pixels be of case (a), no class above tau, and at most N - a of case (b). When the first pixel of case (a) is
+    rejected, only others went before, so m >= a and its p is at most max(alpha / N, (alpha - N w) / a); by the union
+    bound that happens with probability at most max(a alpha / N, alpha - N w). A pixel of case (b) is certified wrongly
+    only if a wrong class reaches k_alpha, which has probability at most w. If N w < alpha, the sum is at most
+    max(a alpha / N, alpha - N w) + (N - a) w <= alpha; if not, every threshold is alpha / N, which is Bonferroni.
 
     Args:
         histogram: number of tested pixels with each count, (n + 1,).

@@ -13,7 +13,7 @@ from monai_cert.certificate import ABSTAIN
 from monai_cert.denoising.denoiser import DiffusionDenoiser
 from monai_cert.noise import GaussianNoise, draw_seeds, image_key
 
-__all__ = ["AddSmoothingNoise", "CertificateMaps", "DenoiseImage"]
+__all__ = ["AddSmoothingNoise", "CertificateMaps", "DenoiseImage", "RandNoiseAndDenoise"]
 
 
 class AddSmoothingNoise(RandomizableTransform):  # type: ignore[misc]
@@ -63,9 +63,45 @@ class DenoiseImage(Transform):  # type: ignore[misc]
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
         """Denoised copy of img (C, *spatial), float32, of the type it came in."""
         with torch.no_grad():
-            clean = self.denoiser(_plain(img)[None], self.sigma)[0]
+            clean = self.denoiser(_plain(img)[None].to(_device(self.denoiser)), self.sigma)[0]
         out, *_ = convert_to_dst_type(clean, img, dtype=clean.dtype)
         return out
+
+
+class RandNoiseAndDenoise(RandomizableTransform):  # type: ignore[misc]
+    """Augmentation: now and then replace an image by what the denoiser makes of it under noise of a random level.
+
+    A segmenter trained so meets in training what it will see in certification, at every sigma of the range.
+
+    Args:
+        denoiser: the denoiser, in evaluation mode.
+        sigma_range: least and largest standard deviation, in the units of the denoiser's bounds; drawn uniformly.
+        prob: probability of doing anything.
+
+    Raises:
+        ValueError: if the range is empty or lies outside the denoiser's noise schedule.
+    """
+
+    def __init__(
+        self, denoiser: DiffusionDenoiser, sigma_range: tuple[float, float] = (0.1, 1.0), prob: float = 0.5
+    ) -> None:
+        super().__init__(prob=prob)
+        low, high = sigma_range
+        if not low <= high:
+            raise ValueError(f"sigma_range must rise, got {tuple(sigma_range)}")
+        self.sigma_range = (low, high)
+        for sigma in (low, high):
+            DenoiseImage(denoiser, sigma)  # refuses what the schedule cannot reach
+        self.denoiser = denoiser
+
+    def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
+        """Augmented img (C, *spatial), float32, of the type it came in."""
+        self.randomize(None)
+        if not self._do_transform:
+            return img
+        sigma = float(self.R.uniform(*self.sigma_range))
+        noisy = AddSmoothingNoise(sigma, seed=int(self.R.randint(2**31)))(img)
+        return DenoiseImage(self.denoiser, sigma)(noisy)
 
 
 class CertificateMaps(Transform):  # type: ignore[misc]
@@ -89,6 +125,11 @@ class CertificateMaps(Transform):  # type: ignore[misc]
         return img[:1], img[1:], abstain.float() if isinstance(abstain, torch.Tensor) else abstain.astype("float32")
 
 
+def _device(denoiser: DiffusionDenoiser) -> torch.device:
+    parameter = next(denoiser.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
 def _plain(img: NdarrayOrTensor) -> torch.Tensor:
-    tensor = img.as_tensor() if isinstance(img, MetaTensor) else convert_to_tensor(img)
+    tensor: torch.Tensor = img.as_tensor() if isinstance(img, MetaTensor) else convert_to_tensor(img)
     return tensor.float()

@@ -11,16 +11,21 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, Randomizable
 
 from monai_cert.denoising.denoiser import DiffusionDenoiser
-from monai_cert.transforms.array import AddSmoothingNoise, CertificateMaps, DenoiseImage
+from monai_cert.transforms.array import AddSmoothingNoise, CertificateMaps, DenoiseImage, RandNoiseAndDenoise
 
-__all__ = ["AddSmoothingNoised", "CertificateMapsd", "DenoiseImaged"]
+__all__ = ["AddSmoothingNoised", "CertificateMapsd", "DenoiseImaged", "RandNoiseAndDenoised"]
 
 
 class AddSmoothingNoised(Randomizable, MapTransform):  # type: ignore[misc]
     """Dictionary twin of `AddSmoothingNoise`."""
 
     def __init__(
-        self, keys: KeysCollection, sigma: float, seed: int | None = None, draw: int = 0, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        sigma: float,
+        seed: int | None = None,
+        draw: int = 0,
+        allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         self.transform = AddSmoothingNoise(sigma, seed, draw)
@@ -48,6 +53,32 @@ class DenoiseImaged(MapTransform):  # type: ignore[misc]
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         """Denoise the images of the keys."""
+        return {**data, **{key: self.transform(data[key]) for key in self.key_iterator(data)}}
+
+
+class RandNoiseAndDenoised(Randomizable, MapTransform):  # type: ignore[misc]
+    """Dictionary twin of `RandNoiseAndDenoise`."""
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        denoiser: DiffusionDenoiser,
+        sigma_range: tuple[float, float] = (0.1, 1.0),
+        prob: float = 0.5,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        self.transform = RandNoiseAndDenoise(denoiser, sigma_range, prob)
+
+    def set_random_state(
+        self, seed: int | None = None, state: np.random.RandomState | None = None
+    ) -> RandNoiseAndDenoised:
+        """Set the random state."""
+        self.transform.set_random_state(seed, state)
+        return self
+
+    def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Augment the images of the keys."""
         return {**data, **{key: self.transform(data[key]) for key in self.key_iterator(data)}}
 
 

@@ -1,0 +1,161 @@
+# Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
+"""Finding a certified-segmentation bundle by name, and loading what its configurations describe."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from torch import nn
+
+from monai_cert.bounds import Bounds
+from monai_cert.inferers.certification import CertificationInferer
+
+__all__ = ["DEFAULT_BUNDLE", "CertifiedBundle", "find_bundle", "load_bundle"]
+
+DEFAULT_BUNDLE = "chest_xray_lung_certified_segmentation"
+
+# Settings of the command line and where configs/certify.json keeps them.
+_SETTINGS = {
+    "sigma": "displayable_configs::sigma",
+    "tau": "displayable_configs::tau",
+    "alpha": "displayable_configs::alpha",
+    "n": "displayable_configs::n",
+}
+
+
+@dataclass(frozen=True)
+class CertifiedBundle:
+    """What the command line needs of a bundle.
+
+    Args:
+        name: its name.
+        root: its folder.
+        preprocessing: from ``{"image": path}`` to ``{"image": (C, *spatial)}``.
+        network: the segmenter with its weights, in evaluation mode.
+        inferer: the certification inferer of ``configs/certify.json``.
+        bounds: pixel values of the network's input, from the metadata.
+        class_names: a name a class, from the metadata.
+        parser: the configurations.
+    """
+
+    name: str
+    root: Path
+    preprocessing: Any
+    network: nn.Module
+    inferer: CertificationInferer
+    bounds: Bounds
+    class_names: tuple[str, ...]
+    parser: ConfigParser
+
+
+def find_bundle(name_or_dir: str | Path) -> Path:
+    """Find a bundle: a folder, or a name looked up in ``MONAI_CERT_BUNDLES``, in ``bundles/`` of a checkout, and in the
+    installed package, in this order.
+
+    Args:
+        name_or_dir: a bundle's folder or its name.
+
+    Returns:
+        The folder, which has ``configs/metadata.json``.
+
+    Raises:
+        FileNotFoundError: if there is none; the message lists the bundles that there are.
+    """
+    folder = Path(name_or_dir)
+    if _is_bundle(folder):
+        return folder.resolve()
+    if Path(name_or_dir).name == str(name_or_dir):
+        for place in _places():
+            if _is_bundle(place / name_or_dir):
+                return (place / name_or_dir).resolve()
+    known = sorted({f.name for place in _places() if place.is_dir() for f in place.iterdir() if _is_bundle(f)})
+    raise FileNotFoundError(
+        f"there is no bundle {str(name_or_dir)!r}; known are {', '.join(known) or 'none'}, or give a bundle's folder"
+    )
+
+
+def load_bundle(
+    name_or_dir: str | Path,
+    *,
+    device: str | None = None,
+    settings: Mapping[str, float] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> CertifiedBundle:
+    """Load a bundle for certification: ``configs/inference.json`` overlaid with ``configs/certify.json``.
+
+    A bundle's configurations may contain Python expressions, which MONAI runs: load only bundles that you trust.
+
+    Args:
+        name_or_dir: see `find_bundle`.
+        device: a torch device; what the bundle's configuration says if None.
+        settings: sigma, tau, alpha, n, in place of the bundle's.
+        overrides: other top-level entries of the configurations to replace.
+
+    Raises:
+        FileNotFoundError: if there is no such bundle or a file of it is missing.
+        ValueError: if its weights do not fit its network, or a setting is out of range.
+    """
+    root = find_bundle(name_or_dir)
+    files = [root / "configs" / name for name in ("inference.json", "certify.json")]
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"the bundle {root} has no configs/{file.name}")
+    metadata = json.loads((root / "configs" / "metadata.json").read_text())
+    parser = ConfigParser()
+    parser.read_meta(root / "configs" / "metadata.json")
+    parser.read_config([str(file) for file in files])
+    parser["bundle_root"] = str(root)
+    if device is not None:
+        parser["device"] = f"$torch.device({device!r})"
+    for name, value in (settings or {}).items():
+        parser[_SETTINGS[name]] = value
+    for name, value in (overrides or {}).items():
+        parser[name] = value
+    parser.parse()
+    network = parser.get_parsed_content("network")
+    _load_weights(network, root / "models" / "model.pt")
+    image = metadata["network_data_format"]["inputs"]["image"]
+    channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+    return CertifiedBundle(
+        name=root.name,
+        root=root,
+        preprocessing=parser.get_parsed_content("preprocessing"),
+        network=network.eval(),
+        inferer=parser.get_parsed_content("inferer"),
+        bounds=Bounds(*image["value_range"]),
+        class_names=tuple(channels[key] for key in sorted(channels, key=int)),
+        parser=parser,
+    )
+
+
+def _load_weights(network: nn.Module, file: Path) -> None:
+    if not file.is_file():
+        raise FileNotFoundError(f"the bundle's weights {file} are missing")
+    device = next(network.parameters()).device
+    try:
+        state = torch.load(file, map_location=device, weights_only=True)
+        network.load_state_dict(state.get("model", state))
+    except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
+        raise ValueError(f"the weights {file} do not fit the bundle's network: {str(error).splitlines()[0]}") from error
+
+
+def _places() -> Iterator[Path]:
+    yield from (Path(place) for place in os.environ.get("MONAI_CERT_BUNDLES", "").split(os.pathsep) if place)
+    package = Path(str(resources.files("monai_cert")))
+    checkout = package.parent / "bundles"
+    if (package.parent / "setup.cfg").is_file():
+        yield checkout
+    yield package / "bundles"
+
+
+def _is_bundle(folder: Path) -> bool:
+    return (folder / "configs" / "metadata.json").is_file()

@@ -1,0 +1,125 @@
+# Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
+"""Certifying input files one after another; one that fails does not stop the others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from monai_cert.bundle import CertifiedBundle
+from monai_cert.certificate import Certificate
+from monai_cert.data.phantoms import chest_phantom
+from monai_cert.report import write_certificate, write_csv
+
+__all__ = ["PHANTOM", "certify_files"]
+
+PHANTOM = "phantom"
+
+_COLUMNS = ("input", "status", "error", "certified_fraction", "abstention", "radius", "draws", "seconds")
+
+
+def certify_files(
+    bundle: CertifiedBundle,
+    inputs: Sequence[str],
+    settings: dict[str, Any],
+    folder: Path,
+    say: Callable[[str], object],
+) -> dict[str, Any]:
+    """Certify files and write their results; ``summary.csv`` is brought up to date after each.
+
+    Args:
+        bundle: the bundle.
+        inputs: image files, or `PHANTOM` for the built-in phantom.
+        settings: what to record as ``settings``.
+        folder: where the files go; it exists.
+        say: called with a line of text after each input.
+
+    Returns:
+        The summary as the command line prints it with ``--json``. After Ctrl-C the inputs that were not reached have
+        the status ``error``.
+    """
+    entries: list[dict[str, Any]] = []
+    stopped = False
+    for number, source in enumerate(inputs, start=1):
+        if stopped:
+            entries.append(_failed(source, "stopped before this input was done"))
+            continue
+        try:
+            entries.append(_certify_one(bundle, source, folder))
+        except KeyboardInterrupt:
+            stopped = True
+            entries.append(_failed(source, "stopped before this input was done"))
+        except (ValueError, OSError, RuntimeError) as error:
+            entries.append(_failed(source, _sentence(error, source)))
+        say(f"{number}/{len(inputs)} {_told(entries[-1])}")
+        _write_summary(folder, entries, say)
+    return {"format": 1, "bundle": bundle.name, "settings": settings, "inputs": entries}
+
+
+def _certify_one(bundle: CertifiedBundle, source: str, folder: Path) -> dict[str, Any]:
+    image = _load(bundle, source)
+    started = time.perf_counter()
+    certificate = bundle.inferer.certify(image[None], bundle.network)[0]
+    seconds = time.perf_counter() - started
+    outputs = write_certificate(folder, source, image.cpu().numpy(), certificate, bundle.class_names)
+    return {
+        "input": source,
+        "status": "ok",
+        "error": None,
+        "certified_fraction": certificate.certified_fraction,
+        "abstention": certificate.abstention,
+        "radius": certificate.radius,
+        "draws": certificate.draws,
+        "seconds": seconds,
+        "class_fractions": _class_fractions(certificate),
+        "outputs": outputs,
+    }
+
+
+def _load(bundle: CertifiedBundle, source: str) -> torch.Tensor:
+    """(C, *spatial) on the bundle's device."""
+    device = next(bundle.network.parameters()).device
+    if source == PHANTOM:
+        size = bundle.parser.get_parsed_content("spatial_size")[0]
+        return torch.from_numpy(chest_phantom(size)[0]).to(device)
+    try:
+        image: torch.Tensor = bundle.preprocessing({"image": source})["image"]
+    except RuntimeError as error:  # MONAI's Compose wraps what its transforms raise
+        raise error.__cause__ or error from None
+    return image.as_tensor().to(device)  # type: ignore[attr-defined, no-any-return]
+
+
+def _class_fractions(certificate: Certificate) -> dict[str, float]:
+    """Share of all pixels that are certified as each class."""
+    return {str(c): float(np.mean(certificate.classes == c)) for c in range(certificate.num_classes)}
+
+
+def _failed(source: str, error: str) -> dict[str, Any]:
+    empty = dict.fromkeys(
+        ("certified_fraction", "abstention", "radius", "draws", "seconds", "class_fractions", "outputs")
+    )
+    return {"input": source, "status": "error", "error": error, **empty}
+
+
+def _sentence(error: BaseException, source: str) -> str:
+    """One line that names the input."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return text if source in text else f"{source}: {text}"
+
+
+def _told(entry: dict[str, Any]) -> str:
+    if entry["status"] == "error":
+        return f"failed: {entry['error']}"
+    return f"{entry['input']}: {entry['certified_fraction']:.1%} of pixels certified in {entry['seconds']:.1f} s"
+
+
+def _write_summary(folder: Path, entries: list[dict[str, Any]], say: Callable[[str], object]) -> None:
+    try:
+        write_csv(folder / "summary.csv", _COLUMNS, entries)
+    except OSError as error:
+        say(f"summary.csv could not be written: {error.strerror}")

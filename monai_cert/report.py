@@ -1,0 +1,180 @@
+# Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
+"""Writing what a certification found: the files of one input and the summary of many. Whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+import tifffile
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from skimage.io import imsave
+
+from monai_cert.certificate import Certificate, classes_to_disk
+from monai_cert.data.files import is_medical, stem
+from monai_cert.visualize import certificate_figure, save_png
+
+__all__ = ["SaveCertificated", "SaveClassesd", "write_certificate", "write_csv", "write_whole"]
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> Path:
+    """Write a file under a temporary name beside it, then rename: readers see it whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write a table, other keys of the rows left out."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return write_whole(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def write_certificate(
+    folder: Path,
+    source: str | Path,
+    image: npt.NDArray[np.floating],
+    certificate: Certificate,
+    class_names: tuple[str, ...] | None = None,
+) -> dict[str, str]:
+    """Write the four files of one input.
+
+    Args:
+        folder: where they go; it exists.
+        source: the input's path, whose stem names the files and whose geometry, if it is a medical file, they take.
+        image: (C, *spatial) what was certified.
+        certificate: its certificate.
+        class_names: a name a class.
+
+    Returns:
+        Paths of ``classes`` (``.png`` or ``.nii.gz``, 255 = abstain), ``radius`` (``.tif`` or ``.nii.gz``, float32),
+        ``overlay`` (``.png``) and ``certificate`` (``.json``, written last).
+    """
+    name = stem(source)
+    title = f"{name} (synthetic phantom, no patient)" if str(source).startswith("phantom") else name
+    figure = certificate_figure(image, certificate, title=title, class_names=class_names)
+    stored, radius = classes_to_disk(certificate.classes), certificate.radius_map
+    if is_medical(source) or certificate.classes.ndim == 3:
+        geometry = Path(source) if is_medical(source) else None
+        classes_path = _write_nifti(folder / f"{name}_classes.nii.gz", stored, geometry)
+        radius_path = _write_nifti(folder / f"{name}_radius.nii.gz", radius, geometry)
+    else:
+        classes_path = _write_png(folder / f"{name}_classes.png", stored)
+        radius_path = write_whole(folder / f"{name}_radius.tif", lambda file: tifffile.imwrite(file, radius))
+    overlay_path = write_whole(folder / f"{name}_overlay.png", lambda file: save_png(figure, file))
+    text = certificate.to_json()
+    json_path = write_whole(folder / f"{name}.json", lambda file: file.write(text.encode()))
+    return {
+        "classes": str(classes_path),
+        "radius": str(radius_path),
+        "overlay": str(overlay_path),
+        "certificate": str(json_path),
+    }
+
+
+class SaveCertificated(MapTransform):  # type: ignore[misc]
+    """Post-processing of a bundle: write the files of `write_certificate` for each certified image.
+
+    Args:
+        keys: the classes, after ``CertificateMapsd``; they carry the record that ``CertificationInferer`` left in
+            their metadata.
+        output_dir: where the files go; made if missing.
+        image_key: the image that was certified.
+        class_names: a name a class.
+        allow_missing_keys: skip a key that is not there.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str | Path,
+        image_key: str = "image",
+        class_names: Sequence[str] | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.output_dir = Path(output_dir)
+        self.image_key = image_key
+        self.class_names = None if class_names is None else tuple(class_names)
+
+    def __call__(self, data: Mapping[Any, Any]) -> Mapping[Any, Any]:
+        """Write the files of one decollated item and pass it on."""
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        image = data[self.image_key]
+        for key in self.key_iterator(data):
+            classes = data[key].as_tensor().cpu().numpy()[0].astype(np.int16)
+            certificate = Certificate.from_json(data[key].meta["certificate"], classes)
+            source = image.meta["filename_or_obj"]
+            write_certificate(self.output_dir, source, image.as_tensor().cpu().numpy(), certificate, self.class_names)
+        return data
+
+
+class SaveClassesd(MapTransform):  # type: ignore[misc]
+    """Post-processing of a bundle: write a label map as ``STEM_classes.png``, rows before columns.
+
+    Args:
+        keys: the label map (1, H, W), which carries its file name.
+        output_dir: where the files go; made if missing.
+        allow_missing_keys: skip a key that is not there.
+    """
+
+    def __init__(self, keys: KeysCollection, output_dir: str | Path, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.output_dir = Path(output_dir)
+
+    def __call__(self, data: Mapping[Any, Any]) -> Mapping[Any, Any]:
+        """Write the file of one decollated item and pass it on."""
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        for key in self.key_iterator(data):
+            classes = data[key].as_tensor().cpu().numpy()[0].astype(np.int16)
+            name = stem(data[key].meta["filename_or_obj"])
+            _write_png(self.output_dir / f"{name}_classes.png", classes_to_disk(classes))
+        return data
+
+
+def _write_png(path: Path, stored: npt.NDArray[np.uint8]) -> Path:
+    return write_whole(path, lambda file: imsave(file, stored, extension=".png", check_contrast=False))
+
+
+def _write_nifti(path: Path, array: npt.NDArray[Any], source: Path | None) -> Path:
+    image = sitk.GetImageFromArray(array)
+    if source is not None:
+        _take_geometry(image, source)
+    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    try:
+        sitk.WriteImage(image, str(temporary), useCompression=True)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _take_geometry(image: sitk.Image, source: Path) -> None:
+    """Lay the grid of image over the field of view of a medical file, whose number of pixels may differ."""
+    original = sitk.ReadImage(str(source))
+    if original.GetDimension() == 3 and image.GetDimension() == 2:
+        original = original[:, :, 0]
+    spacing = [s * n / m for s, n, m in zip(original.GetSpacing(), original.GetSize(), image.GetSize(), strict=True)]
+    first = [(new / old - 1) / 2 for new, old in zip(spacing, original.GetSpacing(), strict=True)]
+    image.SetSpacing(spacing)
+    image.SetDirection(original.GetDirection())
+    image.SetOrigin(original.TransformContinuousIndexToPhysicalPoint(first))
