@@ -13,12 +13,11 @@ import torch
 
 from monai_cert.bundle import CertifiedBundle
 from monai_cert.certificate import Certificate
-from monai_cert.data.phantoms import chest_phantom
+from monai_cert.data.phantoms import PHANTOM, chest_phantom
+from monai_cert.errors import USER_ERRORS, explain
 from monai_cert.report import write_certificate, write_csv
 
-__all__ = ["PHANTOM", "certify_files"]
-
-PHANTOM = "phantom"
+__all__ = ["certify_files"]
 
 _COLUMNS = ("input", "status", "error", "certified_fraction", "abstention", "radius", "draws", "seconds")
 
@@ -54,8 +53,8 @@ def certify_files(
         except KeyboardInterrupt:
             stopped = True
             entries.append(_failed(source, "stopped before this input was done"))
-        except (ValueError, OSError, RuntimeError) as error:
-            entries.append(_failed(source, _sentence(error, source)))
+        except USER_ERRORS as error:
+            entries.append(_failed(source, explain(error, source)))
         say(f"{number}/{len(inputs)} {_told(entries[-1])}")
         _write_summary(folder, entries, say)
     return {"format": 1, "bundle": bundle.name, "settings": settings, "inputs": entries}
@@ -87,11 +86,8 @@ def _load(bundle: CertifiedBundle, source: str) -> torch.Tensor:
     if source == PHANTOM:
         size = bundle.parser.get_parsed_content("spatial_size")[0]
         return torch.from_numpy(chest_phantom(size)[0]).to(device)
-    try:
-        image: torch.Tensor = bundle.preprocessing({"image": source})["image"]
-    except RuntimeError as error:  # MONAI's Compose wraps what its transforms raise
-        raise error.__cause__ or error from None
-    return image.as_tensor().to(device)  # type: ignore[attr-defined, no-any-return]
+    image: torch.Tensor = bundle.preprocessing({"image": source})["image"].as_tensor()
+    return image.to(device)
 
 
 def _class_fractions(certificate: Certificate) -> dict[str, float]:
@@ -106,12 +102,6 @@ def _failed(source: str, error: str) -> dict[str, Any]:
     return {"input": source, "status": "error", "error": error, **empty}
 
 
-def _sentence(error: BaseException, source: str) -> str:
-    """One line that names the input."""
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return text if source in text else f"{source}: {text}"
-
-
 def _told(entry: dict[str, Any]) -> str:
     if entry["status"] == "error":
         return f"failed: {entry['error']}"
@@ -122,4 +112,4 @@ def _write_summary(folder: Path, entries: list[dict[str, Any]], say: Callable[[s
     try:
         write_csv(folder / "summary.csv", _COLUMNS, entries)
     except OSError as error:
-        say(f"summary.csv could not be written: {error.strerror}")
+        say(f"summary.csv could not be written: {explain(error)}")

@@ -13,15 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai_cert.errors import USER_ERRORS, explain
 from monai_cert.noise import GaussianNoise
 from monai_cert.statistics.binomial import SplitTest, certified_radius, joint, min_samples, tau_for_radius
 
 __all__ = ["main"]
 
 DONE, SOME_FAILED, WRONG_USE = 0, 1, 2
-
-# What a user's files, settings and disks can raise; anything else is a mistake of ours and keeps its traceback.
-USER_ERRORS = (ValueError, OSError)
 
 
 class UsageError(ValueError):
@@ -43,8 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return command(args)
     except UsageError as error:
-        print(f"monai-cert: {error}", file=sys.stderr)
+        _say(f"monai-cert: {error}")
         return WRONG_USE
+    except KeyboardInterrupt:
+        _say("stopped; results that were finished are kept")
+        return SOME_FAILED
 
 
 def _certify(args: argparse.Namespace) -> int:
@@ -68,34 +69,19 @@ def _evaluate(args: argparse.Namespace) -> int:
     try:
         items = chest_xray_datalist(args.dataset, args.data_root, args.splits or _splits(args.data_root), args.split)
     except USER_ERRORS as error:
-        raise UsageError(error) from error
+        raise UsageError(explain(error)) from error
     items = items[: args.limit]
     bundle, settings = _bundle(args)
     settings |= {"dataset": args.dataset, "split": args.split, "limit": args.limit, "denoise": not args.no_denoise}
     output = _output_folder(args.output)
     if (output / "results.csv").exists():
         raise UsageError(f"{output} holds results already; give another folder with --output")
-    count = iter(range(1, len(items) + 1))
-
-    def told(row: dict[str, float | str]) -> None:
-        _say(
-            f"{next(count)}/{len(items)} {row['id']}: certified Dice {row['certified_dice']:.4f}, "
-            f"worst case {row['worst_case_dice']:.4f}, {row['seconds']:.1f} s"
-        )
-
-    try:
-        results = evaluate_dataset(bundle, items, settings, output, told)
-    except KeyboardInterrupt:
-        _say(f"stopped; the finished images are in {output}")
-        return SOME_FAILED
-    except USER_ERRORS as error:
-        _say(f"stopped: {error}; the finished images are in {output}")
-        return SOME_FAILED
+    results = evaluate_dataset(bundle, items, settings, output, _say)
     if args.json:
         print(json.dumps(results, indent=4, allow_nan=False))
     means = "  ".join(f"{name} {value:.4f}" for name, value in results["means"].items() if value is not None)
-    _say(f"means over {results['images']} images: {means}")
-    return DONE
+    _say(f"means over {results['images']} of {len(items)} images: {means}")
+    return SOME_FAILED if results["failures"] else DONE
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -103,11 +89,8 @@ def _plan(args: argparse.Namespace) -> int:
     from monai_cert.planning import make_plan, seconds_per_draw
 
     try:
-        if any(side < 1 for side in args.shape):
-            raise ValueError(f"--shape must be positive, got {' '.join(map(str, args.shape))}")
-        noise = GaussianNoise(args.sigma)
-        tau = args.tau if args.radius is None else tau_for_radius(noise.sigma, args.radius)
-        min_samples(tau, args.alpha, math.prod(args.shape))
+        GaussianNoise(args.sigma)
+        tau = args.tau if args.radius is None else tau_for_radius(args.sigma, args.radius)
         speed = None
         if args.bundle is not None:
             speed = seconds_per_draw(load_bundle(args.bundle, device=args.device), args.shape)
@@ -115,7 +98,7 @@ def _plan(args: argparse.Namespace) -> int:
             args.shape, sigma=args.sigma, tau=tau, alpha=args.alpha, n=args.n, test=_test(args), seconds_per_draw=speed
         )
     except USER_ERRORS as error:
-        raise UsageError(error) from error
+        raise UsageError(explain(error)) from error
     if args.json:
         print(json.dumps(plan.as_dict(), indent=4))
         return DONE
@@ -150,6 +133,8 @@ def _bundle(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     }
     try:
         _test(args)
+        if args.sigma is not None:
+            GaussianNoise(args.sigma)
         bundle = load_bundle(args.bundle, device=args.device, settings=chosen, overrides=overrides)
         inferer = bundle.inferer
         pixels = math.prod(bundle.parser.get_parsed_content("spatial_size"))
@@ -160,9 +145,7 @@ def _bundle(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
                 f"{inferer.alpha:g}; at least n = {least} are needed"
             )
     except USER_ERRORS as error:
-        raise UsageError(error) from error
-    except RuntimeError as error:  # MONAI's parser wraps what it evaluates; torch refuses unknown devices
-        raise UsageError(_root_cause(error)) from error
+        raise UsageError(explain(error)) from error
     settings = {
         "sigma": inferer.noise.sigma,
         "tau": inferer.tau,
@@ -196,7 +179,7 @@ def _inputs(paths: Sequence[str]) -> list[str]:
         try:
             files += map(str, list_images(path)) if Path(path).is_dir() else [path]
         except OSError as error:
-            raise UsageError(error) from error
+            raise UsageError(explain(error)) from error
     stems: dict[str, str] = {}
     for file in files:
         other = stems.setdefault(stem(file), file)
@@ -213,7 +196,7 @@ def _output_folder(path: str) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UsageError(f"the output folder {folder} cannot be written: {error.strerror}") from error
+        raise UsageError(f"the output folder cannot be written: {explain(error)}") from error
     return folder
 
 
@@ -223,12 +206,6 @@ def _splits(data_root: str) -> Path:
     if not table.is_file():
         raise UsageError(f"{table} does not exist; name a table of splits (dataset,id,split) with --splits")
     return table
-
-
-def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _say(text: str) -> None:
@@ -282,13 +259,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--correction", choices=("holm", "bonferroni"), default="holm")
         command.add_argument("--json", action="store_true", help="print the summary as one JSON document")
     plan = commands.add_parser("plan", help="what a certificate needs and reaches, before drawing")
-    plan.add_argument("--shape", nargs="+", type=int, required=True, metavar="SIDE", help="H W, or D H W")
+    plan.add_argument("--shape", nargs="+", type=_positive, required=True, metavar="SIDE", help="H W, or D H W")
     plan.add_argument("--sigma", type=float, default=0.25)
     target = plan.add_mutually_exclusive_group()
     target.add_argument("--tau", type=float, default=0.75)
     target.add_argument("--radius", type=float, help="wanted radius, in place of tau")
     plan.add_argument("--alpha", type=float, default=0.001)
-    plan.add_argument("--n", type=int, help="noise draws (default: the least that can certify)")
+    plan.add_argument("--n", type=_positive, help="noise draws (default: the least that can certify)")
     plan.add_argument("--bundle", metavar="NAME_OR_DIR", help="measure the time of this bundle's networks")
     plan.add_argument("--json", action="store_true", help="print the plan as one JSON document")
     plan.set_defaults(command=_plan)

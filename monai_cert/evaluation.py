@@ -15,6 +15,7 @@ from monai.metrics import compute_dice
 
 from monai_cert.bundle import CertifiedBundle
 from monai_cert.certificate import Certificate
+from monai_cert.errors import USER_ERRORS, explain
 from monai_cert.inferers.voting import VoteCounter
 from monai_cert.metrics.dice import certified_dice, worst_case_dice
 from monai_cert.report import write_csv, write_whole
@@ -69,7 +70,7 @@ def evaluate_dataset(
     items: Sequence[dict[str, Any]],
     settings: dict[str, Any],
     folder: Path,
-    done: Callable[[dict[str, float | str]], object] = lambda row: None,
+    say: Callable[[str], object],
 ) -> dict[str, Any]:
     """Evaluate images one after another; after each, ``results.csv`` and ``results.json`` hold all that is finished.
 
@@ -78,21 +79,26 @@ def evaluate_dataset(
         items: a datalist.
         settings: what to record as ``settings``.
         folder: where the files go; it exists.
-        done: called with the row of each finished image.
+        say: called with a line of text after each image.
 
     Returns:
-        What ``results.json`` holds: format, settings, number of images, means over images (NaN left out), and their
-        standard errors.
+        What ``results.json`` holds: format, settings, number of images, means over images (NaN left out), their
+        standard errors, and the images that failed.
     """
     rows: list[dict[str, float | str]] = []
+    failures: list[dict[str, str]] = []
     results: dict[str, Any] = {}
     for item in items:
-        rows.append(evaluate_image(bundle, item))
-        results = _summarize(rows, settings)
+        try:
+            rows.append(evaluate_image(bundle, item))
+            say(_told(rows[-1], len(rows), len(items)))
+        except USER_ERRORS as error:
+            failures.append({"id": item["id"], "error": explain(error, item["image"])})
+            say(f"failed: {failures[-1]['error']}")
+        results = _summarize(rows, settings) | {"failures": failures}
         write_csv(folder / "results.csv", ("id", *FIGURES), rows)
         text = json.dumps(results, indent=4)
-        write_whole(folder / "results.json", lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
-        done(rows[-1])
+        write_whole(folder / "results.json", text.encode())
     return results
 
 
@@ -111,6 +117,13 @@ def _dice(prediction: torch.Tensor, truth: torch.Tensor, certificate: Certificat
 
 def _mean(figures: torch.Tensor) -> float:
     return float(figures.nanmean())
+
+
+def _told(row: dict[str, float | str], number: int, of: int) -> str:
+    return (
+        f"{number}/{of} {row['id']}: certified Dice {row['certified_dice']:.4f}, "
+        f"worst case {row['worst_case_dice']:.4f}, {row['seconds']:.1f} s"
+    )
 
 
 def _summarize(rows: list[dict[str, float | str]], settings: dict[str, Any]) -> dict[str, Any]:

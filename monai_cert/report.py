@@ -21,17 +21,18 @@ from skimage.io import imsave
 
 from monai_cert.certificate import Certificate, classes_to_disk
 from monai_cert.data.files import is_medical, stem
+from monai_cert.data.phantoms import PHANTOM
 from monai_cert.visualize import certificate_figure, save_png
 
 __all__ = ["SaveCertificated", "SaveClassesd", "write_certificate", "write_csv", "write_whole"]
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> Path:
+def write_whole(path: Path, content: bytes) -> Path:
     """Write a file under a temporary name beside it, then rename: readers see it whole or not at all."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with temporary.open("wb") as file:
-            write(file)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -46,7 +47,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return write_whole(path, lambda file: file.write(text.getvalue().encode()))
+    return write_whole(path, text.getvalue().encode())
 
 
 def write_certificate(
@@ -70,7 +71,7 @@ def write_certificate(
         ``overlay`` (``.png``) and ``certificate`` (``.json``, written last).
     """
     name = stem(source)
-    title = f"{name} (synthetic phantom, no patient)" if str(source).startswith("phantom") else name
+    title = f"{name} (synthetic phantom, no patient)" if source == PHANTOM else name
     figure = certificate_figure(image, certificate, title=title, class_names=class_names)
     stored, radius = classes_to_disk(certificate.classes), certificate.radius_map
     if is_medical(source) or certificate.classes.ndim == 3:
@@ -78,11 +79,10 @@ def write_certificate(
         classes_path = _write_nifti(folder / f"{name}_classes.nii.gz", stored, geometry)
         radius_path = _write_nifti(folder / f"{name}_radius.nii.gz", radius, geometry)
     else:
-        classes_path = _write_png(folder / f"{name}_classes.png", stored)
-        radius_path = write_whole(folder / f"{name}_radius.tif", lambda file: tifffile.imwrite(file, radius))
-    overlay_path = write_whole(folder / f"{name}_overlay.png", lambda file: save_png(figure, file))
-    text = certificate.to_json()
-    json_path = write_whole(folder / f"{name}.json", lambda file: file.write(text.encode()))
+        classes_path = write_whole(folder / f"{name}_classes.png", _png(stored))
+        radius_path = write_whole(folder / f"{name}_radius.tif", _encoded(lambda file: tifffile.imwrite(file, radius)))
+    overlay_path = write_whole(folder / f"{name}_overlay.png", _encoded(lambda file: save_png(figure, file)))
+    json_path = write_whole(folder / f"{name}.json", certificate.to_json().encode())
     return {
         "classes": str(classes_path),
         "radius": str(radius_path),
@@ -147,12 +147,19 @@ class SaveClassesd(MapTransform):  # type: ignore[misc]
         for key in self.key_iterator(data):
             classes = data[key].as_tensor().cpu().numpy()[0].astype(np.int16)
             name = stem(data[key].meta["filename_or_obj"])
-            _write_png(self.output_dir / f"{name}_classes.png", classes_to_disk(classes))
+            write_whole(self.output_dir / f"{name}_classes.png", _png(classes_to_disk(classes)))
         return data
 
 
-def _write_png(path: Path, stored: npt.NDArray[np.uint8]) -> Path:
-    return write_whole(path, lambda file: imsave(file, stored, extension=".png", check_contrast=False))
+def _encoded(write: Callable[[BinaryIO], object]) -> bytes:
+    """What ``write`` writes to a file."""
+    file = io.BytesIO()
+    write(file)
+    return file.getvalue()
+
+
+def _png(stored: npt.NDArray[np.uint8]) -> bytes:
+    return _encoded(lambda file: imsave(file, stored, extension=".png", check_contrast=False))
 
 
 def _write_nifti(path: Path, array: npt.NDArray[Any], source: Path | None) -> Path:

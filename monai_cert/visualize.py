@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -70,7 +69,7 @@ def certificate_figure(
     return figure
 
 
-def save_png(figure: Figure, file: Path | BinaryIO, dpi: int = 100) -> None:
+def save_png(figure: Figure, file: BinaryIO, dpi: int = 100) -> None:
     """Write a figure as PNG."""
     figure.savefig(file, format="png", dpi=dpi)
 

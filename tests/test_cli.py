@@ -178,7 +178,7 @@ def test_sixteen_bit_palette_and_opacity_give_what_eight_bit_gray_gives(tiny: Pa
         (["--sigma", "0"], "sigma must be positive"),
         (["--sigma", "-0.1"], "sigma must be positive"),
         (["--sigma", "nan"], "sigma must be positive"),
-        (["--sigma", "1000"], "sigma on [-1, 1] must lie in"),
+        (["--sigma", "1000"], "sigma must lie in"),
         (["--tau", "0.4"], "tau must lie in [1/2, 1)"),
         (["--tau", "1"], "tau must lie in [1/2, 1)"),
         (["--alpha", "0"], "alpha must lie in (0, 1)"),

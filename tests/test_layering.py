@@ -12,7 +12,7 @@ PACKAGE = Path(monai_cert.__file__).parent
 
 # A module may import from layers before its own, and from its own package (statistics, denoising, ...).
 LAYERS = [
-    ("statistics", "bounds"),
+    ("statistics", "bounds", "errors"),
     ("noise", "denoising.schedule", "provenance"),
     ("certificate", "denoising.denoiser", "denoising.adapters", "denoising.training"),
     ("metrics", "transforms"),

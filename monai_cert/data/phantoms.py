@@ -16,7 +16,10 @@ from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label, zoom
 from scipy.signal import oaconvolve
 
-__all__ = ["chest_phantom"]
+__all__ = ["PHANTOM", "chest_phantom"]
+
+# What stands for a phantom where otherwise the path of an image stands.
+PHANTOM = "phantom"
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

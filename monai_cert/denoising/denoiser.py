@@ -64,6 +64,19 @@ class DiffusionDenoiser(nn.Module):
         self.divisor = divisor
         self.bounds = bounds
 
+    def timestep(self, sigma: float) -> int:
+        """Timestep of the noise level ``sigma``, in the units of ``bounds``.
+
+        Raises:
+            ValueError: if sigma lies outside the noise schedule.
+        """
+        scale = self.bounds.symmetric_scale
+        if not 0 < sigma * scale <= self.schedule.sigma_max:
+            raise ValueError(
+                f"sigma must lie in (0, {self.schedule.sigma_max / scale:g}] for this denoiser, got {sigma:g}"
+            )
+        return self.schedule.timestep(sigma * scale)
+
     def forward(self, noisy: torch.Tensor, sigma: float) -> torch.Tensor:
         """Denoise a batch.
 
@@ -79,7 +92,7 @@ class DiffusionDenoiser(nn.Module):
         """
         if noisy.shape[1] not in (1, self.channels):
             raise ValueError(f"the denoiser takes images of 1 or {self.channels} channels, got {noisy.shape[1]}")
-        t = self.schedule.timestep(sigma * self.bounds.symmetric_scale)
+        t = self.timestep(sigma)
         signal, noise = self.schedule.scales(t)
         x_t = self.bounds.to_symmetric(noisy) * signal
         timesteps = torch.full((x_t.shape[0],), t, dtype=torch.long, device=x_t.device)

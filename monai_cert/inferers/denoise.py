@@ -36,7 +36,7 @@ class DiffusionDenoiseInferer(Inferer):  # type: ignore[misc]
 
     def __init__(self, denoiser: DiffusionDenoiser, sigma: float, inferer: Inferer | None = None) -> None:
         super().__init__()
-        denoiser.schedule.timestep(sigma * denoiser.bounds.symmetric_scale)
+        denoiser.timestep(sigma)  # refuses what the schedule cannot reach
         self.denoiser = denoiser
         self.sigma = sigma
         self.inferer = SimpleInferer() if inferer is None else inferer
@@ -57,7 +57,7 @@ class DenoisedNetwork(nn.Module):
 
     def __init__(self, denoiser: DiffusionDenoiser, network: nn.Module, sigma: float) -> None:
         super().__init__()
-        denoiser.schedule.timestep(sigma * denoiser.bounds.symmetric_scale)
+        denoiser.timestep(sigma)  # refuses what the schedule cannot reach
         self.denoiser = denoiser
         self.network = network
         self.sigma = sigma

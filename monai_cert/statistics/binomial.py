@@ -147,6 +147,7 @@ def min_samples(tau: float, alpha: float, hypotheses: int, test: VoteTest = join
         >>> min_samples(0.75, 0.001, 512 * 512)
         68
     """
+    _check(1, tau)
     _check_alpha(alpha, hypotheses)
     n = max(1, math.floor(math.log(alpha / hypotheses) / math.log(tau)) - 1)
     while test.p_values(n, tau)[n] > alpha / hypotheses:
@@ -188,7 +189,7 @@ def tau_for_radius(sigma: float, radius: float) -> float:
     Raises:
         ValueError: if radius is negative, or so large that tau would be 1.
     """
-    if radius < 0:
+    if not radius >= 0:
         raise ValueError(f"radius must not be negative, got {radius:g}")
     tau = max(0.5, float(norm.cdf(radius / sigma)))
     while tau < 1.0 and certified_radius(sigma, tau) < radius:

@@ -56,7 +56,7 @@ class DenoiseImage(Transform):  # type: ignore[misc]
     """
 
     def __init__(self, denoiser: DiffusionDenoiser, sigma: float) -> None:
-        denoiser.schedule.timestep(sigma * denoiser.bounds.symmetric_scale)
+        denoiser.timestep(sigma)  # refuses what the schedule cannot reach
         self.denoiser = denoiser
         self.sigma = sigma
 
@@ -91,7 +91,7 @@ class RandNoiseAndDenoise(RandomizableTransform):  # type: ignore[misc]
             raise ValueError(f"sigma_range must rise, got {tuple(sigma_range)}")
         self.sigma_range = (low, high)
         for sigma in (low, high):
-            DenoiseImage(denoiser, sigma)  # refuses what the schedule cannot reach
+            denoiser.timestep(sigma)  # refuses what the schedule cannot reach
         self.denoiser = denoiser
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
