@@ -9,6 +9,10 @@ the denoiser at sigma = 1, then prints the table of the model card. A finished r
 
 from __future__ import annotations
 
+import sys
+
+sys.path.pop(0)  # this folder, whose statistics.py would stand for the standard library's
+
 import argparse
 import json
 from pathlib import Path

@@ -14,6 +14,9 @@ __all__ = ["Bounds"]
 
 Array = TypeVar("Array")
 
+# Resampling in float32 may leave the range by rounding; this share of it is let pass.
+ROUNDING = 1e-5
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -68,7 +71,8 @@ class Bounds:
         """
         if not np.isfinite(image).all():
             raise ValueError(f"{name} has pixels that are NaN or infinite; repair or leave out the image")
-        if image.size and (image.min() < self.lower or image.max() > self.upper):
+        slack = ROUNDING * (self.upper - self.lower)
+        if image.size and (image.min() < self.lower - slack or image.max() > self.upper + slack):
             raise ValueError(
                 f"{name} has pixel values from {image.min():g} to {image.max():g}, outside the bounds "
                 f"[{self.lower:g}, {self.upper:g}]; rescale it by a fixed range (--intensity-range LOW HIGH)"

@@ -226,25 +226,26 @@ def certify(
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must lie in (0, 1), got {alpha:g}")
     counted = _counts(votes)
-    n = _draws(counted)
-    n0 = 0 if selection is None else _draws(_counts(selection))
+    leader, top, n = _leaders(counted)
+    n0 = 0
+    if selection is not None:
+        chosen = _counts(selection)
+        leader, _, n0 = _leaders(chosen)
+        top = np.take_along_axis(counted.numpy(), leader[None].astype(np.int64), axis=0)[0]
     if n0 != test.n0:
         raise ValueError(f"the {test.name} test chooses with {test.n0} draws, but {n0} were given as selection")
     p_values = test.p_values(n, tau)
-    if selection is None:
-        top = counted.max(axis=0)
-    else:
-        chosen = _counts(selection).argmax(axis=0)
-        top = np.take_along_axis(counted, chosen[None], axis=0)[0]
     tested = top if hypotheses is None else top[_mask(hypotheses, top.shape)]
-    histogram = np.bincount(tested.ravel(), minlength=n + 1)
+    histogram = torch.bincount(torch.from_numpy(tested.ravel()), minlength=n + 1).numpy()
     rejected = correction(histogram, p_values, alpha, test.step_down_slack(n, tau, alpha))
-    classes = _certified_classes(counted, rejected) if selection is None else np.where(rejected[top], chosen, ABSTAIN)
+    # p-values never rise with the count, so what is rejected is every count from a threshold on.
+    threshold = int(np.argmax(rejected)) if rejected.any() else n + 1
+    classes = np.where(top >= threshold, leader, np.int16(ABSTAIN))
     if hypotheses is not None:
         classes = np.where(hypotheses, classes, ABSTAIN)
     return Certificate(
         classes=classes.astype(np.int16, copy=False),
-        num_classes=counted.shape[0],
+        num_classes=int(counted.shape[0]),
         radius=noise.radius(tau),
         sigma=noise.sigma,
         tau=tau,
@@ -276,30 +277,34 @@ def classes_from_disk(stored: npt.NDArray[np.uint8]) -> npt.NDArray[np.int16]:
     return np.where(stored == ABSTAIN_ON_DISK, np.int16(ABSTAIN), stored.astype(np.int16))
 
 
-def _counts(votes: IntArray | torch.Tensor) -> IntArray:
-    counts = votes.detach().cpu().numpy() if isinstance(votes, torch.Tensor) else np.asarray(votes)
-    if counts.ndim < 2 or counts.shape[0] < 2 or not np.issubdtype(counts.dtype, np.integer):
-        raise ValueError(f"votes must be integers (C >= 2, *spatial), got {counts.dtype} of shape {counts.shape}")
+def _counts(votes: IntArray | torch.Tensor) -> torch.Tensor:
+    counts = votes.detach().cpu() if isinstance(votes, torch.Tensor) else torch.from_numpy(np.asarray(votes))
+    integer = not (counts.is_floating_point() or counts.is_complex() or counts.dtype == torch.bool)
+    if counts.ndim < 2 or counts.shape[0] < 2 or not counts.numel() or not integer:
+        raise ValueError(f"votes must be integers (C >= 2, *spatial), got {counts.dtype} {tuple(counts.shape)}")
     return counts
 
 
-def _draws(counts: IntArray) -> int:
-    """The n that the counts of every pixel sum to."""
-    total = counts.sum(axis=0, dtype=counts.dtype)
-    n = int(total.flat[0]) if total.size else 0
-    if n < 1 or (total != n).any() or counts.min() < 0:
+def _leaders(counts: torch.Tensor) -> tuple[npt.NDArray[np.int16], IntArray, int]:
+    """The class with the most votes at each pixel (the first in a tie), its votes, and the n that all pixels sum to.
+
+    One pass over the classes: count and class are packed into one number whose maximum is the answer.
+    """
+    classes, n = counts.shape[0], int(counts.flatten(1)[:, 0].sum())
+    dtype = torch.int16 if (n + 1) * classes <= torch.iinfo(torch.int16).max else torch.int64
+    counts = counts.to(dtype)
+    total = counts[0].clone()
+    packed = counts[0] * classes + (classes - 1)
+    candidate = torch.empty_like(packed)
+    for c in range(1, classes):
+        torch.add(torch.tensor(classes - 1 - c, dtype=dtype), counts[c], alpha=classes, out=candidate)
+        torch.maximum(packed, candidate, out=packed)
+        total += counts[c]
+    if n < 1 or not bool((total == n).all()) or int(counts.amin()) < 0:
         raise ValueError("votes must sum to the same number of draws at every pixel")
-    return n
-
-
-def _certified_classes(counts: IntArray, rejected: npt.NDArray[np.bool_]) -> npt.NDArray[np.int16]:
-    """Classes whose count is rejected. p-values never rise with the count, so that is a threshold above n / 2."""
-    classes = np.full(counts.shape[1:], ABSTAIN, dtype=np.int16)
-    if rejected.any():
-        threshold = int(np.argmax(rejected))
-        for c, count in enumerate(counts):
-            np.copyto(classes, np.int16(c), where=count >= threshold)
-    return classes
+    packed_array = packed.numpy()
+    top = packed_array // classes
+    return (classes - 1 - (packed_array - top * classes)).astype(np.int16, copy=False), top, n
 
 
 def _mask(hypotheses: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from monai_cert.errors import USER_ERRORS, explain
 from monai_cert.noise import GaussianNoise
-from monai_cert.statistics.binomial import SplitTest, certified_radius, joint, min_samples, tau_for_radius
+from monai_cert.statistics.binomial import SplitTest, certified_radius, joint, tau_for_radius
 
 __all__ = ["main"]
 
@@ -138,12 +138,7 @@ def _bundle(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         bundle = load_bundle(args.bundle, device=args.device, settings=chosen, overrides=overrides)
         inferer = bundle.inferer
         pixels = math.prod(bundle.parser.get_parsed_content("spatial_size"))
-        least = min_samples(inferer.tau, inferer.alpha, pixels, inferer.test)
-        if inferer.n < least:
-            raise ValueError(
-                f"n = {inferer.n} draws cannot certify any of {pixels} pixels at tau = {inferer.tau:g}, alpha = "
-                f"{inferer.alpha:g}; at least n = {least} are needed"
-            )
+        inferer.check_reach(pixels)
     except USER_ERRORS as error:
         raise UsageError(explain(error)) from error
     settings = {

@@ -10,7 +10,7 @@ USER_ERRORS = (ValueError, OSError, RuntimeError, TypeError)
 
 
 def explain(error: BaseException, source: str | None = None) -> str:
-    """First line of the root cause of an error; MONAI wraps what transforms and configurations raise.
+    """First line of an error; MONAI wraps what transforms and configurations raise into a RuntimeError: seen through.
 
     Args:
         error: the error.
@@ -20,7 +20,7 @@ def explain(error: BaseException, source: str | None = None) -> str:
         >>> explain(ValueError("too dark"), "film.png")
         'film.png: too dark'
     """
-    while error.__cause__ is not None:
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
         error = error.__cause__
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if isinstance(error, OSError) and error.filename and str(error.filename) not in text:

@@ -38,7 +38,8 @@ def picture(tmp_path: Path) -> Path:
 
 
 def certify(tiny: Path, output: Path, *arguments: object) -> int:
-    return main(["certify", *map(str, arguments), "--bundle", str(tiny), "--output", str(output), "--n", str(N)])
+    options = ("--bundle", tiny, "--output", output, "--n", N)
+    return main(["certify", *map(str, options), *map(str, arguments)])
 
 
 def test_certify_writes_the_four_files_and_the_summary(
@@ -268,7 +269,7 @@ def test_control_c_keeps_finished_results(tiny: Path, tmp_path: Path) -> None:
         io.imsave(tmp_path / f"{number:02}.png", pixels, check_contrast=False)
     command = [sys.executable, "-m", "monai_cert", "certify", str(tmp_path), "--bundle", str(tiny), "--n", str(N)]
     process = subprocess.Popen([*command, "--output", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "out" / "01.json").exists():
+    while not (tmp_path / "out" / "02.json").exists():
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)

@@ -171,7 +171,7 @@ class CertificationInferer(Inferer):  # type: ignore[misc]
 
     def _sample_one(self, image: torch.Tensor, network: Any, weights: str | None, args: Any, kwargs: Any) -> Sample:
         hypotheses = None if self.hypotheses is None else self.hypotheses(image)
-        self._check_reach(int(np.prod(image.shape[1:])) if hypotheses is None else int(hypotheses.sum()))
+        self.check_reach(int(np.prod(image.shape[1:])) if hypotheses is None else int(hypotheses.sum()))
         seed = secrets.randbits(63) if self.seed is None else self.seed
         key = image_key(image)
         n0, draws = self.test.n0, self.test.n0 + self.n
@@ -198,13 +198,14 @@ class CertificationInferer(Inferer):  # type: ignore[misc]
 
     def _check(self, images: torch.Tensor, network: Any) -> None:
         for module in (network, *_modules(self.inferer)):
-            if isinstance(module, nn.Module) and module.training:
+            if isinstance(module, nn.Module) and any(part.training for part in module.modules()):
                 raise ValueError(f"{type(module).__name__} is in training mode; call its eval() first")
         if images.ndim < 3:
             raise ValueError(f"images must be (B, C, *spatial), got shape {tuple(images.shape)}")
         self.bounds.check(images.cpu().numpy(), "the image")
 
-    def _check_reach(self, pixels: int) -> None:
+    def check_reach(self, pixels: int) -> None:
+        """Refuse, with a ValueError that names the n that would do, what n draws cannot certify in so many pixels."""
         needed = min_samples(self.tau, self.alpha, max(1, pixels), self.test)
         if self.n < needed:
             raise ValueError(
@@ -216,7 +217,7 @@ class CertificationInferer(Inferer):  # type: ignore[misc]
 def _plain(inputs: torch.Tensor) -> torch.Tensor:
     """float32 without metadata, which would cost several times the operation it rides on."""
     tensor = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-    return tensor.float()
+    return tensor.detach().float()
 
 
 def _modules(inferer: Inferer) -> Iterator[nn.Module]:

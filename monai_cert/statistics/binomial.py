@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -77,9 +78,8 @@ class JointTest:
     def p_values(self, n: int, tau: float) -> FloatArray:
         """p-value of every top count 0..n, (n + 1,)."""
         _check(n, tau)
-        at_least = np.arange(n + 1)
-        p = binom.sf(at_least - 1, n, tau) + binom.sf(at_least - 1, n, 1.0 - tau)
-        return np.where(2 * at_least > n, np.minimum(p, 1.0), 1.0)
+        p = _at_least(n, tau) + _at_least(n, 1.0 - tau)
+        return np.where(2 * np.arange(n + 1) > n, np.minimum(p, 1.0), 1.0)
 
     def step_down_slack(self, n: int, tau: float, alpha: float) -> float:
         """W = B(k_alpha; n, 1 - tau), k_alpha the smallest count with p <= alpha: case (b) of the proof, a pixel.
@@ -88,7 +88,7 @@ class JointTest:
         because pixels of case (b) are no longer counted among the hypotheses that are left.
         """
         below = np.flatnonzero(self.p_values(n, tau) <= alpha)
-        return float(binom.sf(below[0] - 1, n, 1.0 - tau)) if below.size else 0.0
+        return float(_at_least(n, 1.0 - tau)[below[0]]) if below.size else 0.0
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class SplitTest:
     def p_values(self, n: int, tau: float) -> FloatArray:
         """p-value of every count 0..n of the chosen class, (n + 1,)."""
         _check(n, tau)
-        return np.asarray(binom.sf(np.arange(n + 1) - 1, n, tau))
+        return _at_least(n, tau)
 
     def step_down_slack(self, n: int, tau: float, alpha: float) -> float:
         """0: the chosen class is independent of the tested draws, so Holm runs at alpha itself."""
@@ -197,6 +197,14 @@ def tau_for_radius(sigma: float, radius: float) -> float:
     if tau >= 1.0:
         raise ValueError(f"radius {radius:g} cannot be reached with sigma {sigma:g}; take a larger sigma")
     return tau
+
+
+@lru_cache(maxsize=64)
+def _at_least(n: int, p: float) -> FloatArray:
+    """P(Bin(n, p) >= k) for k = 0..n, (n + 1,), read-only."""
+    tails: FloatArray = binom.sf(np.arange(n + 1) - 1, n, p)
+    tails.flags.writeable = False
+    return tails
 
 
 def _check(n: int, tau: float) -> None:

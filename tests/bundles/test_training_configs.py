@@ -1,0 +1,91 @@
+# Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
+"""The chest bundle's recipes for training and evaluation run, on a few phantoms in the layout of the real sets."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage import io
+
+from monai_cert import chest_phantom, diffusers_denoiser
+from monai_cert.bundle import DEFAULT_BUNDLE, find_bundle
+from tiny import N, make_tiny_bundle
+
+ROOT = find_bundle(DEFAULT_BUNDLE)
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three phantoms as Montgomery and three as Shenzhen, two of each for training and one for validation."""
+    root = tmp_path_factory.mktemp("data")
+    rows = ["dataset,id,split"]
+    for number in range(3):
+        image, label = chest_phantom(64, seed=number)
+        film, lungs = np.round(image[0] * 255).astype(np.uint8), label * np.uint8(255)
+        left, right = lungs.copy(), lungs.copy()
+        left[:, :32], right[:, 32:] = 0, 0
+        files = {
+            f"MontgomerySet/CXR_png/m{number}.png": film,
+            f"MontgomerySet/ManualMask/leftMask/m{number}.png": left,
+            f"MontgomerySet/ManualMask/rightMask/m{number}.png": right,
+            f"ChinaSet_AllFiles/CXR_png/s{number}.png": film[::-1],
+            f"ChinaSet_AllFiles/mask/s{number}_mask.png": lungs[::-1],
+        }
+        for name, pixels in files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            io.imsave(root / name, pixels, check_contrast=False)
+        split = "val" if number == 2 else "train"
+        rows += [f"montgomery,m{number},{split}", f"shenzhen,s{number},{split}"]
+    (root / "splits.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def run(launcher: list[str], configs: list[str], root: Path, **options: object) -> None:
+    files = "[" + ",".join(f"'{root}/configs/{name}'" for name in configs) + "]"
+    command = [*launcher, "monai.bundle", "run", "--config_file", files]
+    command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+PYTHON = [sys.executable, "-m"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m"]
+
+
+@pytest.mark.parametrize("launcher", [PYTHON, TORCHRUN], ids=["one process", "two processes"])
+def test_the_segmenter_and_the_denoiser_train(phantoms: Path, tmp_path: Path, launcher: list[str]) -> None:
+    overlay = ["multi_gpu_train.json"] if launcher is TORCHRUN else []
+    shared = {"dataset_dir": phantoms, "max_epochs": 1, "batch_size": 2}
+    segmenter = {"ckpt_dir": tmp_path, "train#handlers#1#interval": 1}
+    run(launcher, ["train.json", *overlay], ROOT, **shared, **segmenter)
+    state = torch.load(tmp_path / "model.pt", weights_only=True)
+    shipped = torch.load(ROOT / "models" / "model.pt", weights_only=True)
+    assert {name: value.shape for name, value in state.items()} == {n: v.shape for n, v in shipped.items()}
+    run(launcher, ["train_denoiser.json", *overlay], ROOT, **shared, output_dir=tmp_path / "denoiser")
+    assert diffusers_denoiser(tmp_path / "denoiser").schedule.timestep(2.0) == 396
+
+
+def test_the_segmenter_trains_on_denoised_images(phantoms: Path, tmp_path: Path) -> None:
+    options = {"dataset_dir": phantoms, "max_epochs": 1, "batch_size": 2, "ckpt_dir": tmp_path, "bundle_root": ROOT}
+    run(PYTHON, ["train.json", "train_denoised.json"], ROOT, **options)
+    state = torch.load(tmp_path / "model.pt", weights_only=True)
+    shipped = torch.load(ROOT / "models" / "model.pt", weights_only=True)
+    assert any(not torch.equal(state[name], shipped[name]) for name in shipped)
+
+
+def test_the_evaluation_configuration_reports_the_metrics(phantoms: Path, tmp_path: Path) -> None:
+    bundle = make_tiny_bundle(tmp_path / "tiny_certified_segmentation")
+    options = {"dataset_dir": phantoms, "split": "val", "output_dir": tmp_path / "out", "bundle_root": bundle}
+    configs = ["inference.json", "certify.json", "evaluate.json"]
+    run(PYTHON, configs, bundle, **options, **{"displayable_configs#n": N})
+    means = dict(line.split() for line in (tmp_path / "out" / "metrics.csv").read_text().splitlines())
+    assert set(means) == {"certified_dice", "worst_case_dice", "abstention_rate", "certified_accuracy"}
+    assert float(means["worst_case_dice"]) <= float(means["certified_dice"])
+    assert json.loads((bundle / "configs" / "certify.json").read_text())["displayable_configs"]["n"] == 100
