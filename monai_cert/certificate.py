@@ -231,28 +231,28 @@ def certify(
     if selection is not None:
         chosen = _counts(selection)
         leader, _, n0 = _leaders(chosen)
-        top = np.take_along_axis(counted.numpy(), leader[None].astype(np.int64), axis=0)[0]
+        top = counted.gather(0, leader[None].long())[0]
     if n0 != test.n0:
         raise ValueError(f"the {test.name} test chooses with {test.n0} draws, but {n0} were given as selection")
     p_values = test.p_values(n, tau)
-    tested = top if hypotheses is None else top[_mask(hypotheses, top.shape)]
-    histogram = torch.bincount(torch.from_numpy(tested.ravel()), minlength=n + 1).numpy()
+    mask = None if hypotheses is None else _mask(hypotheses, top.shape)
+    tested = top if mask is None else top[mask]
+    histogram = torch.bincount(tested.flatten(), minlength=n + 1).numpy()
     rejected = correction(histogram, p_values, alpha, test.step_down_slack(n, tau, alpha))
     # p-values never rise with the count, so what is rejected is every count from a threshold on.
     threshold = int(np.argmax(rejected)) if rejected.any() else n + 1
-    classes = np.where(top >= threshold, leader, np.int16(ABSTAIN))
-    if hypotheses is not None:
-        classes = np.where(hypotheses, classes, ABSTAIN)
+    certified = top >= threshold if mask is None else (top >= threshold) & mask
+    classes = torch.where(certified, leader, ABSTAIN)
     return Certificate(
-        classes=classes.astype(np.int16, copy=False),
-        num_classes=int(counted.shape[0]),
+        classes=classes.numpy().astype(np.int16, copy=False),
+        num_classes=counted.shape[0],
         radius=noise.radius(tau),
         sigma=noise.sigma,
         tau=tau,
         alpha=alpha,
         n=n,
         n0=n0,
-        tested=int(tested.size),
+        tested=tested.numel(),
         bounds=(bounds.lower, bounds.upper),
         noise=noise.name,
         test=test.name,
@@ -285,32 +285,32 @@ def _counts(votes: IntArray | torch.Tensor) -> torch.Tensor:
     return counts
 
 
-def _leaders(counts: torch.Tensor) -> tuple[npt.NDArray[np.int16], IntArray, int]:
+def _leaders(counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
     """The class with the most votes at each pixel (the first in a tie), its votes, and the n that all pixels sum to.
 
-    One pass over the classes: count and class are packed into one number whose maximum is the answer.
+    One pass over the classes: count and class are packed into one number, whose maximum is the answer.
     """
-    classes, n = counts.shape[0], int(counts.flatten(1)[:, 0].sum())
-    dtype = torch.int16 if (n + 1) * classes <= torch.iinfo(torch.int16).max else torch.int64
-    counts = counts.to(dtype)
+    n, last = int(counts.flatten(1)[:, 0].sum()), counts.shape[0] - 1
+    bits = last.bit_length()
+    counts = counts.to(torch.int16 if (n + 1) << bits <= torch.iinfo(torch.int16).max else torch.int64)
     total = counts[0].clone()
-    packed = counts[0] * classes + (classes - 1)
+    packed = (counts[0] << bits) + last
     candidate = torch.empty_like(packed)
-    for c in range(1, classes):
-        torch.add(torch.tensor(classes - 1 - c, dtype=dtype), counts[c], alpha=classes, out=candidate)
+    for c in range(1, last + 1):
+        torch.add(torch.tensor(last - c, dtype=packed.dtype), counts[c], alpha=1 << bits, out=candidate)
         torch.maximum(packed, candidate, out=packed)
         total += counts[c]
     if n < 1 or not bool((total == n).all()) or int(counts.amin()) < 0:
         raise ValueError("votes must sum to the same number of draws at every pixel")
-    packed_array = packed.numpy()
-    top = packed_array // classes
-    return (classes - 1 - (packed_array - top * classes)).astype(np.int16, copy=False), top, n
+    return last - (packed & ((1 << bits) - 1)), packed >> bits, n
 
 
-def _mask(hypotheses: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+def _mask(hypotheses: npt.NDArray[np.bool_], shape: torch.Size) -> torch.Tensor:
     if hypotheses.dtype != np.bool_ or hypotheses.shape != shape:
-        raise ValueError(f"hypotheses must be boolean of shape {shape}, got {hypotheses.dtype} of {hypotheses.shape}")
-    return hypotheses
+        raise ValueError(
+            f"hypotheses must be boolean of shape {tuple(shape)}, got {hypotheses.dtype} of {hypotheses.shape}"
+        )
+    return torch.from_numpy(hypotheses)
 
 
 def _digest(classes: IntArray) -> str:
