@@ -1,5 +1,5 @@
 # Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
-"""Fixtures of all tests: the folder of real images, where there is one."""
+"""Settings and fixtures of all tests: the folder of real images, where there is one."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, however busy the machine.
+settings.register_profile("monai_cert", derandomize=True, deadline=None, database=None)
+settings.load_profile("monai_cert")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """The folder of real images: MONAI_CERT_DATA, else ../shared/data beside the repository; skips where there is none."""
+    """The folder of real images: MONAI_CERT_DATA, else ../shared/data; skips where there is none."""
     folder = Path(os.environ.get("MONAI_CERT_DATA") or REPOSITORY.parent / "shared" / "data")
     if not (folder / "splits.csv").is_file():
         pytest.skip(f"no real images: {folder} has no splits.csv; set MONAI_CERT_DATA to the folder that has it")
