@@ -7,12 +7,9 @@ import importlib
 import inspect
 import pkgutil
 
-import pytest
 from monai.bundle import ComponentLocator
 
 import monai_cert
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # MONAI scripts functions on import
 
 
 def public_objects() -> dict[str, str]:

@@ -7,7 +7,6 @@ import gzip
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from monai_cert.bounds import Bounds
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "ImageFile",
     "LoadMask",
     "LoadMaskd",
     "LoadPicture",
@@ -76,27 +74,13 @@ def list_images(folder: str | Path) -> list[Path]:
     return found
 
 
-@dataclass(frozen=True)
-class ImageFile:
-    """What a file held: pixel values in [0, 1] or as stored, and the geometry that belongs to them.
-
-    Args:
-        path: the file.
-        pixels: (C, *spatial) float32; spatial order is rows before columns, slices first.
-        geometry: the SimpleITK image of a medical file, from which results take spacing, origin and direction.
-    """
-
-    path: Path
-    pixels: npt.NDArray[np.float32]
-    geometry: sitk.Image | None = None
-
-
 def read_image(
     path: str | Path,
     channels: int = 1,
     intensity_range: tuple[float, float] | None = None,
     minimum_size: int = 1,
-) -> ImageFile:
+    spatial_dims: int | None = None,
+) -> npt.NDArray[np.float32]:
     """Read an image file and scale it by a *fixed* range, never by its own minimum and maximum.
 
     Unsigned pixels are divided by the largest value of their type (8-bit by 255, 16-bit by 65535), pixels of all other
@@ -110,11 +94,15 @@ def read_image(
         intensity_range: stored values that become 0 and 1, for files whose values do not fill their type (a 12-bit
             radiograph in a 16-bit file); values outside are clipped.
         minimum_size: least number of pixels a side.
+        spatial_dims: 2 or 3 to refuse the other; a medical file of one slice counts as 2. Either if None.
+
+    Returns:
+        (C, *spatial) float32 in [0, 1]; rows before columns, slices first.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is empty, unreadable, of an unknown type, of other channels than asked for, or has pixels
-            that are not finite or, if floating-point, outside [0, 1]; the message names the file.
+        ValueError: if it is empty, unreadable, of an unknown type, of other channels or dimensions than asked for, or
+            has pixels that are not finite or, if floating-point, outside [0, 1]; the message names the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -122,9 +110,8 @@ def read_image(
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty")
     name = path.name.lower()
-    geometry = None
     if name.endswith(MEDICAL_SUFFIXES):
-        stored, geometry = _read_medical(path)
+        stored = _read_medical(path)
     elif name.endswith(JSRT_SUFFIX):
         stored, intensity_range = _read_jsrt(path), intensity_range or (4095.0, 0.0)
     elif name.endswith(PICTURE_SUFFIXES):
@@ -132,13 +119,16 @@ def read_image(
     else:
         raise ValueError(f"{path} is no image of a known type ({' '.join(IMAGE_SUFFIXES)})")
     pixels = _fixed_range(stored, intensity_range)
+    if spatial_dims is not None and pixels.ndim - 1 != spatial_dims:
+        shape = " x ".join(map(str, pixels.shape[1:]))
+        raise ValueError(f"{path} has {pixels.ndim - 1} dimensions ({shape}) where {spatial_dims} are wanted")
     if min(pixels.shape[1:]) < minimum_size:
         raise ValueError(
             f"{path} is too small ({' x '.join(map(str, pixels.shape[1:]))} pixels): every side needs "
             f"{minimum_size} at least"
         )
     Bounds(0.0, 1.0).check(pixels, str(path))
-    return ImageFile(path, _with_channels(pixels, channels, path), geometry)
+    return _with_channels(pixels, channels, path)
 
 
 def _unreadable(path: Path) -> ValueError:
@@ -193,8 +183,8 @@ def _over_black(stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return (composed if stored.dtype.kind == "f" else np.rint(composed)).astype(stored.dtype)
 
 
-def _read_medical(path: Path) -> tuple[npt.NDArray[Any], sitk.Image]:
-    """(C, *spatial) as stored, and the image for its geometry."""
+def _read_medical(path: Path) -> npt.NDArray[Any]:
+    """(C, *spatial) as stored; a single slice is a picture."""
     try:
         image = sitk.ReadImage(str(path))
         finite = _nifti_is_finite(path, image) if path.name.lower().endswith((".nii", ".nii.gz")) else True
@@ -204,8 +194,9 @@ def _read_medical(path: Path) -> tuple[npt.NDArray[Any], sitk.Image]:
         raise ValueError(f"{path} has pixels that are NaN or infinite; repair or leave out the image")
     if image.GetDimension() > 3:
         raise ValueError(f"{path} holds several volumes (size {image.GetSize()}); give one volume a file")
-    stored = sitk.GetArrayFromImage(image)
-    return (np.moveaxis(stored, -1, 0) if image.GetNumberOfComponentsPerPixel() > 1 else stored[None]), image
+    stored: npt.NDArray[Any] = sitk.GetArrayFromImage(image)
+    stored = np.moveaxis(stored, -1, 0) if image.GetNumberOfComponentsPerPixel() > 1 else stored[None]
+    return stored[:, 0] if stored.ndim == 4 and stored.shape[1] == 1 else stored
 
 
 def _nifti_is_finite(path: Path, image: sitk.Image) -> bool:
@@ -269,21 +260,27 @@ class LoadPicture(Transform):  # type: ignore[misc]
         channels: 1 for grey, 3 for RGB.
         intensity_range: see `read_image`.
         minimum_size: see `read_image`.
+        spatial_dims: see `read_image`.
     """
 
     def __init__(
-        self, channels: int = 1, intensity_range: tuple[float, float] | None = None, minimum_size: int = 1
+        self,
+        channels: int = 1,
+        intensity_range: tuple[float, float] | None = None,
+        minimum_size: int = 1,
+        spatial_dims: int | None = None,
     ) -> None:
         if intensity_range is not None and intensity_range[0] == intensity_range[1]:
             raise ValueError(f"the intensity range must have two different values, got {tuple(intensity_range)}")
         self.channels = channels
         self.intensity_range = intensity_range
         self.minimum_size = minimum_size
+        self.spatial_dims = spatial_dims
 
     def __call__(self, path: str | Path) -> MetaTensor:
         """Load one file."""
-        image = read_image(path, self.channels, self.intensity_range, self.minimum_size)
-        return MetaTensor(torch.from_numpy(image.pixels), meta={"filename_or_obj": str(path)})
+        pixels = read_image(path, self.channels, self.intensity_range, self.minimum_size, self.spatial_dims)
+        return MetaTensor(torch.from_numpy(pixels), meta={"filename_or_obj": str(path)})
 
 
 class LoadMask(Transform):  # type: ignore[misc]
@@ -299,7 +296,7 @@ class LoadMask(Transform):  # type: ignore[misc]
             ValueError: if the files differ in size.
         """
         files = [paths] if isinstance(paths, str | Path) else list(paths)
-        masks = [read_image(file).pixels > 127 / 255 for file in files]
+        masks = [read_image(file) > 127 / 255 for file in files]
         if len({mask.shape for mask in masks}) != 1:
             raise ValueError(f"the masks {', '.join(map(str, files))} differ in size")
         union = np.logical_or.reduce(masks).astype(np.float32)
@@ -315,10 +312,11 @@ class LoadPictured(MapTransform):  # type: ignore[misc]
         channels: int = 1,
         intensity_range: tuple[float, float] | None = None,
         minimum_size: int = 1,
+        spatial_dims: int | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.load = LoadPicture(channels, intensity_range, minimum_size)
+        self.load = LoadPicture(channels, intensity_range, minimum_size, spatial_dims)
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         """Load the files that the keys name."""

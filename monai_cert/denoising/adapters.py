@@ -88,15 +88,16 @@ def diffusers_denoiser(folder: str | Path, *, channels: int = 1, bounds: Bounds 
         model, info = UNet2DModel.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
         )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"the denoiser weights in {folder} do not load: {str(error).splitlines()[0]}") from error
-    if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"]:
-        raise ValueError(f"the denoiser weights in {folder} do not fit its config.json")
-    scheduler = DDPMScheduler.from_pretrained(folder, local_files_only=True)
+        scheduler = DDPMScheduler.from_pretrained(folder, local_files_only=True)
+        schedule = NoiseSchedule.of_scheduler(scheduler)
+    except (OSError, RuntimeError, ValueError, NotImplementedError, AttributeError) as error:
+        raise ValueError(f"the denoiser in {folder} does not load: {str(error).splitlines()[0]}") from error
+    if any(info[keys] for keys in ("missing_keys", "unexpected_keys", "mismatched_keys")):
+        raise ValueError(f"the denoiser in {folder} does not load: its weights do not fit its config.json")
     network = DiffusersNetwork(model, channels)
     denoiser = DiffusionDenoiser(
         network,
-        NoiseSchedule.of_scheduler(scheduler),
+        schedule,
         prediction=scheduler.config["prediction_type"],
         channels=channels,
         divisor=network.divisor,

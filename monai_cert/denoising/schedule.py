@@ -35,7 +35,7 @@ class NoiseSchedule:
     """
 
     def __init__(self, alphas_cumprod: Sequence[float] | npt.ArrayLike) -> None:
-        table = np.asarray(alphas_cumprod, dtype=np.float64)
+        table = np.array(alphas_cumprod, dtype=np.float64)
         if table.ndim != 1 or table.size == 0 or not ((table > 0) & (table < 1)).all() or (np.diff(table) >= 0).any():
             raise ValueError("alphas_cumprod must be a non-empty, strictly falling sequence inside (0, 1)")
         self.alphas_cumprod: npt.NDArray[np.float64] = table
@@ -62,7 +62,7 @@ class NoiseSchedule:
         return float(self._sigmas[-1])
 
     def timestep(self, sigma: float) -> int:
-        """First timestep whose noise is at least ``sigma`` (rounds up to the noisier step).
+        """Timestep whose noise level is nearest to ``sigma``.
 
         Args:
             sigma: standard deviation of the noise on an image in [-1, 1]; in other bounds multiply by
@@ -75,7 +75,7 @@ class NoiseSchedule:
             raise ValueError(
                 f"sigma on [-1, 1] must lie in (0, {self.sigma_max:g}] for this noise schedule, got {sigma:g}"
             )
-        return int(np.searchsorted(self._sigmas, sigma))
+        return int(np.argmin(np.abs(self._sigmas - sigma)))
 
     def scales(self, timestep: int) -> tuple[float, float]:
         """``(sqrt(abar_t), sqrt(1 - abar_t))``: the weights of image and noise in x_t."""

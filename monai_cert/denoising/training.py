@@ -84,13 +84,13 @@ class SaveDiffusersFolder:
 def _linear_scheduler(scheduler: nn.Module) -> DDPMScheduler:
     """The diffusers scheduler of a MONAI one."""
     table = NoiseSchedule.of_scheduler(scheduler).alphas_cumprod
-    same = DDPMScheduler(
+    first, last = float(1.0 - table[0]), float(1.0 - table[-1] / table[-2])
+    if not np.allclose(NoiseSchedule.linear(len(table), first, last).alphas_cumprod, table, rtol=1e-4, atol=1e-7):
+        raise ValueError("the denoiser's scheduler must have a linear schedule (schedule='linear_beta')")
+    return DDPMScheduler(
         num_train_timesteps=len(table),
-        beta_start=float(1.0 - table[0]),
-        beta_end=float(1.0 - table[-1] / table[-2]),
+        beta_start=first,
+        beta_end=last,
         beta_schedule="linear",
         prediction_type=str(scheduler.prediction_type),
     )
-    if not np.allclose(NoiseSchedule.of_scheduler(same).alphas_cumprod, table, rtol=1e-4, atol=1e-7):
-        raise ValueError("the denoiser's scheduler must have a linear schedule (schedule='linear_beta')")
-    return same

@@ -131,7 +131,7 @@ COLOR_FORMS: dict[str, tuple[str, Write, Array]] = {
 def test_every_form_of_a_grey_picture_gives_its_values_row_by_row(tmp_path: Path, form: str) -> None:
     name, write, expected = GREY_FORMS[form]
     write(tmp_path / name)
-    pixels = read_image(tmp_path / name).pixels
+    pixels = read_image(tmp_path / name)
     assert pixels.dtype == np.float32
     # Opacity is composed in whole steps of the stored type.
     np.testing.assert_allclose(pixels, expected[None], rtol=0, atol=0.51 / 255 if "A PNG" in form else 1e-6)
@@ -141,7 +141,7 @@ def test_every_form_of_a_grey_picture_gives_its_values_row_by_row(tmp_path: Path
 def test_every_form_of_a_color_picture_gives_its_values_channel_first(tmp_path: Path, form: str) -> None:
     name, write, expected = COLOR_FORMS[form]
     write(tmp_path / name)
-    pixels = read_image(tmp_path / name, channels=3).pixels
+    pixels = read_image(tmp_path / name, channels=3)
     assert pixels.dtype == np.float32
     np.testing.assert_allclose(
         pixels, np.moveaxis(expected, -1, 0), rtol=0, atol=0.51 / 255 if "RGBA" in form else 1e-6
@@ -151,13 +151,13 @@ def test_every_form_of_a_color_picture_gives_its_values_channel_first(tmp_path: 
 @pytest.mark.parametrize("stored", [SMOOTH, np.stack([SMOOTH] * 3, axis=-1)], ids=["grey", "RGB"])
 def test_a_grey_jpeg_is_grey_however_it_was_stored(tmp_path: Path, stored: Array) -> None:
     Image.fromarray(stored).save(tmp_path / "a.jpg", quality=90)
-    np.testing.assert_allclose(read_image(tmp_path / "a.jpg").pixels[0], SMOOTH / 255, rtol=0, atol=4 / 255)
+    np.testing.assert_allclose(read_image(tmp_path / "a.jpg")[0], SMOOTH / 255, rtol=0, atol=4 / 255)
 
 
 def test_the_previews_in_a_cameras_jpeg_are_no_pages(tmp_path: Path) -> None:
     preview = Image.fromarray(SMOOTH[::2, ::2])
     Image.fromarray(SMOOTH).save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[preview], quality=90)
-    assert read_image(tmp_path / "a.jpg").pixels.shape == (1, 32, 48)
+    assert read_image(tmp_path / "a.jpg").shape == (1, 32, 48)
 
 
 def test_a_jpeg_in_printing_colors_is_no_picture_with_opacity(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_jpeg_in_printing_colors_is_no_picture_with_opacity(tmp_path: Path) ->
     printed = Image.fromarray(smooth).convert("CMYK")
     printed.save(tmp_path / "a.jpg", quality=100)
     expected = np.moveaxis(np.asarray(printed.convert("RGB")), -1, 0) / 255
-    np.testing.assert_allclose(read_image(tmp_path / "a.jpg", channels=3).pixels, expected, rtol=0, atol=8 / 255)
+    np.testing.assert_allclose(read_image(tmp_path / "a.jpg", channels=3), expected, rtol=0, atol=8 / 255)
 
 
 @pytest.mark.parametrize(
@@ -175,33 +175,31 @@ def test_a_jpeg_in_printing_colors_is_no_picture_with_opacity(tmp_path: Path) ->
 )
 def test_a_volume_comes_slices_before_rows_before_columns(tmp_path: Path, name: str, write: Write) -> None:
     write(tmp_path / name)
-    np.testing.assert_allclose(read_image(tmp_path / name).pixels, VOLUME[None] / 255, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(read_image(tmp_path / name), VOLUME[None] / 255, rtol=0, atol=1e-6)
 
 
-def test_a_medical_file_keeps_its_geometry_and_a_picture_has_none(tmp_path: Path) -> None:
-    image = SimpleITK.GetImageFromArray(VOLUME)
-    image.SetSpacing((0.5, 0.75, 3.0))
-    image.SetOrigin((10.0, -20.0, 30.0))
-    SimpleITK.WriteImage(image, str(tmp_path / "a.nii.gz"))
-    geometry = read_image(tmp_path / "a.nii.gz").geometry
-    assert geometry is not None
-    assert geometry.GetSpacing() == pytest.approx((0.5, 0.75, 3.0))
-    assert geometry.GetOrigin() == pytest.approx((10.0, -20.0, 30.0))
-    Image.fromarray(GREY).save(tmp_path / "a.png")
-    assert read_image(tmp_path / "a.png").geometry is None
+def test_a_medical_file_of_one_slice_is_a_picture(tmp_path: Path) -> None:
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(FLOAT[None]), str(tmp_path / "a.nii"))
+    np.testing.assert_allclose(read_image(tmp_path / "a.nii", spatial_dims=2), FLOAT[None], rtol=0, atol=1e-4)
+
+
+def test_a_volume_is_refused_where_a_picture_is_wanted(tmp_path: Path) -> None:
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(VOLUME), str(tmp_path / "a.nii"))
+    with pytest.raises(ValueError, match=r"a\.nii has 3 dimensions .* where 2 are wanted"):
+        read_image(tmp_path / "a.nii", spatial_dims=2)
 
 
 def test_stored_integers_with_a_scale_come_as_the_numbers_they_stand_for(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(FLOAT.T, np.eye(4))
     image.set_data_dtype(np.int16)
     nibabel.save(image, tmp_path / "a.nii")
-    np.testing.assert_allclose(read_image(tmp_path / "a.nii").pixels, FLOAT[None], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(read_image(tmp_path / "a.nii"), FLOAT[None], rtol=0, atol=1e-4)
 
 
 def test_the_scale_is_that_of_the_type_and_not_of_the_picture(tmp_path: Path) -> None:
     for value in (0, 10, 20, 255):
         Image.fromarray(np.full((4, 4), value, np.uint8)).save(tmp_path / "a.png")
-        np.testing.assert_allclose(read_image(tmp_path / "a.png").pixels, value / 255, rtol=0, atol=1e-7)
+        np.testing.assert_allclose(read_image(tmp_path / "a.png"), value / 255, rtol=0, atol=1e-7)
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +214,7 @@ def jsrt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_jsrt_file_is_big_endian_and_its_zero_is_white(jsrt: Path) -> None:
-    pixels = read_image(jsrt).pixels
+    pixels = read_image(jsrt)
     assert pixels.shape == (1, 2048, 2048)
     np.testing.assert_allclose(pixels[0, 0, :4], [1, 1 - 1024 / 4095, 1 / 4095, 0], rtol=0, atol=1e-6)
     np.testing.assert_allclose(pixels[0, 1, :2], [1 - 2048 / 4095, 0], rtol=0, atol=1e-6)
@@ -225,7 +223,7 @@ def test_a_jsrt_file_is_big_endian_and_its_zero_is_white(jsrt: Path) -> None:
 
 def test_a_jsrt_file_takes_another_intensity_range(jsrt: Path) -> None:
     np.testing.assert_allclose(
-        read_image(jsrt, intensity_range=(0, 4095)).pixels[0, 0, :4],
+        read_image(jsrt, intensity_range=(0, 4095))[0, 0, :4],
         [0, 1024 / 4095, 4094 / 4095, 1],
         rtol=0,
         atol=1e-6,
@@ -242,31 +240,27 @@ def test_an_intensity_range_says_which_stored_values_are_black_and_white(tmp_pat
     path = tmp_path / "a.png"
     Image.fromarray(np.array([[0, 100, 1000, 4095, 65535]], np.uint16)).save(path)
     np.testing.assert_allclose(
-        read_image(path, intensity_range=(0, 4095)).pixels[0, 0], [0, 100 / 4095, 1000 / 4095, 1, 1], atol=1e-6
+        read_image(path, intensity_range=(0, 4095))[0, 0], [0, 100 / 4095, 1000 / 4095, 1, 1], atol=1e-6
     )
+    np.testing.assert_allclose(read_image(path, intensity_range=(100, 1000))[0, 0], [0, 0, 1, 1, 1], rtol=0, atol=1e-6)
     np.testing.assert_allclose(
-        read_image(path, intensity_range=(100, 1000)).pixels[0, 0], [0, 0, 1, 1, 1], rtol=0, atol=1e-6
-    )
-    np.testing.assert_allclose(
-        read_image(path, intensity_range=(4095, 0)).pixels[0, 0], [1, 3995 / 4095, 3095 / 4095, 0, 0], atol=1e-6
+        read_image(path, intensity_range=(4095, 0))[0, 0], [1, 3995 / 4095, 3095 / 4095, 0, 0], atol=1e-6
     )
 
 
 def test_an_intensity_range_brings_any_number_type_into_the_bounds(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.array([[-1000.0, -300.0, 400.0, 3000.0]], np.float32))
-    pixels = read_image(tmp_path / "a.tif", intensity_range=(-1000, 400)).pixels
+    pixels = read_image(tmp_path / "a.tif", intensity_range=(-1000, 400))
     np.testing.assert_allclose(pixels[0, 0], [0, 0.5, 1, 1], rtol=0, atol=1e-6)
     nibabel.save(nibabel.Nifti1Image(GREY.T.astype(np.int16), np.eye(4)), tmp_path / "a.nii")
     with pytest.raises(ValueError, match=r"a\.nii has pixel values from 0 to \d+, outside .*intensity-range"):
         read_image(tmp_path / "a.nii")
-    np.testing.assert_allclose(
-        read_image(tmp_path / "a.nii", intensity_range=(0, 255)).pixels[0], GREY / 255, atol=1e-6
-    )
+    np.testing.assert_allclose(read_image(tmp_path / "a.nii", intensity_range=(0, 255))[0], GREY / 255, atol=1e-6)
 
 
 def test_an_intensity_range_is_one_of_pixels_and_not_of_opacity(tmp_path: Path) -> None:
     Image.fromarray(np.stack([GREY, np.full_like(GREY, 255)], axis=-1)).save(tmp_path / "a.png")
-    pixels = read_image(tmp_path / "a.png", intensity_range=(255, 0)).pixels
+    pixels = read_image(tmp_path / "a.png", intensity_range=(255, 0))
     np.testing.assert_allclose(pixels[0], 1 - GREY / 255, rtol=0, atol=1e-6)
 
 
@@ -389,7 +383,7 @@ def test_a_grey_picture_is_no_color_picture(tmp_path: Path) -> None:
 
 def test_a_picture_with_a_side_below_the_minimum_is_refused(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "a.png")
-    assert read_image(tmp_path / "a.png", minimum_size=6).pixels.shape == (1, 6, 9)
+    assert read_image(tmp_path / "a.png", minimum_size=6).shape == (1, 6, 9)
     with pytest.raises(ValueError, match=r"a\.png is too small \(6 x 9 pixels\)"):
         read_image(tmp_path / "a.png", minimum_size=7)
 
@@ -401,7 +395,7 @@ def test_the_transform_gives_the_read_pixels_and_the_file_name(tmp_path: Path) -
     assert isinstance(picture, MetaTensor)
     assert picture.dtype == torch.float32
     assert picture.meta["filename_or_obj"] == str(path)
-    np.testing.assert_array_equal(picture.numpy(), read_image(path, intensity_range=(0, 4095)).pixels)
+    np.testing.assert_array_equal(picture.numpy(), read_image(path, intensity_range=(0, 4095)))
 
 
 def test_the_dictionary_twin_loads_its_keys_and_nothing_else(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def noisy_images(*shape: int) -> torch.Tensor:
 def one_step(model: UNet2DModel, noisy: torch.Tensor, prediction: str) -> torch.Tensor:
     """The one-step x_0 by hand, for images in [0, 1] under the linear schedule."""
     abar = np.cumprod(1.0 - np.linspace(1e-4, 0.02, 1000))
-    t = int(np.argmax((1 - abar) / abar >= (2 * SIGMA) ** 2))
+    t = int(np.argmin(np.abs(np.sqrt((1 - abar) / abar) - 2 * SIGMA)))
     a, b = float(abar[t] ** 0.5), float((1 - abar[t]) ** 0.5)
     x_t = a * (2 * noisy - 1)
     out = model(x_t, torch.full((len(noisy),), t)).sample
