@@ -29,7 +29,7 @@ __all__ = ["CertificationInferer", "Sample"]
 Hypotheses = Callable[[torch.Tensor], npt.NDArray[np.bool_]]
 
 # Small batches are fastest on CPUs, whose caches they fit; on GPUs a launch has to be worth it.
-_BATCH_SIZE = {"cpu": 2}
+_BATCH_SIZE = {"cpu": 4}
 _BATCH_SIZE_ELSEWHERE = 32
 
 
@@ -62,7 +62,7 @@ class CertificationInferer(Inferer):  # type: ignore[misc]
         n: draws that are tested.
         test: `joint`, or a `SplitTest` which spends n0 further draws.
         correction: `holm` or `bonferroni`.
-        batch_size: draws a forward pass; if None, 2 on the CPU and 32 elsewhere.
+        batch_size: draws a forward pass; if None, 4 on the CPU and 32 elsewhere.
         inferer: what turns a noisy batch into logits with the network; MONAI's ``SimpleInferer`` if None.
         seed: seed of the noise. The noise of draw j depends on (seed, content of the image, j) alone. If None, fresh
             entropy is taken for every image and recorded in its certificate. The probability in the claim is over the
