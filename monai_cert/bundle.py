@@ -109,7 +109,7 @@ def load_bundle(
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(f"the bundle {root} has no configs/{file.name}")
-    metadata = json.loads((root / "configs" / "metadata.json").read_text())
+    bounds, class_names = _data_format(root / "configs" / "metadata.json")
     parser = ConfigParser()
     parser.read_meta(root / "configs" / "metadata.json")
     parser.read_config([str(file) for file in files])
@@ -123,18 +123,26 @@ def load_bundle(
     parser.parse()
     network = parser.get_parsed_content("network")
     _load_weights(network, root / "models" / "model.pt")
-    image = metadata["network_data_format"]["inputs"]["image"]
-    channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
     return CertifiedBundle(
         name=root.name,
         root=root,
         preprocessing=parser.get_parsed_content("preprocessing"),
         network=network.eval(),
         inferer=parser.get_parsed_content("inferer"),
-        bounds=Bounds(*image["value_range"]),
-        class_names=tuple(channels[key] for key in sorted(channels, key=int)),
+        bounds=bounds,
+        class_names=class_names,
         parser=parser,
     )
+
+
+def _data_format(file: Path) -> tuple[Bounds, tuple[str, ...]]:
+    """Pixel values of the input, and names of the classes, as the metadata states them."""
+    try:
+        network = json.loads(file.read_text())["network_data_format"]
+        names = network["outputs"]["pred"]["channel_def"]
+        return Bounds(*network["inputs"]["image"]["value_range"]), tuple(names[c] for c in sorted(names, key=int))
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} does not describe inputs.image.value_range and outputs.pred.channel_def") from error
 
 
 def _load_weights(network: nn.Module, file: Path) -> None:

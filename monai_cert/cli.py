@@ -76,7 +76,11 @@ def _evaluate(args: argparse.Namespace) -> int:
     output = _output_folder(args.output)
     if (output / "results.csv").exists():
         raise UsageError(f"{output} holds results already; give another folder with --output")
-    results = evaluate_dataset(bundle, items, settings, output, _say)
+    try:
+        results = evaluate_dataset(bundle, items, settings, output, _say)
+    except OSError as error:
+        _say(f"stopped, results cannot be written: {explain(error)}; the finished ones are in {output}")
+        return SOME_FAILED
     if args.json:
         print(json.dumps(results, indent=4, allow_nan=False))
     means = "  ".join(f"{name} {value:.4f}" for name, value in results["means"].items() if value is not None)

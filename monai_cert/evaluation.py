@@ -46,7 +46,7 @@ def evaluate_image(bundle: CertifiedBundle, item: dict[str, Any]) -> dict[str, f
     """
     data = bundle.parser.get_parsed_content("labeled_preprocessing")(item)
     device = next(bundle.network.parameters()).device
-    image, truth = data["image"][None].to(device), data["label"][None].as_tensor().long().cpu()
+    image, truth = data["image"].as_tensor()[None].to(device), data["label"].as_tensor()[None].long()
     started = time.perf_counter()
     sample = bundle.inferer.sample(image, bundle.network)[0]
     certificate = bundle.inferer.decide(sample)
@@ -97,8 +97,7 @@ def evaluate_dataset(
             say(f"failed: {failures[-1]['error']}")
         results = _summarize(rows, settings) | {"failures": failures}
         write_csv(folder / "results.csv", ("id", *FIGURES), rows)
-        text = json.dumps(results, indent=4)
-        write_whole(folder / "results.json", text.encode())
+        write_whole(folder / "results.json", json.dumps(results, indent=4).encode())
     return results
 
 
@@ -106,7 +105,7 @@ def _clean_prediction(bundle: CertifiedBundle, image: torch.Tensor) -> torch.Ten
     """(1, 1, *spatial) class map of the plain network: no noise, no denoising."""
     counter = VoteCounter(draws=1)
     with torch.no_grad():
-        counter.update(bundle.network(image.as_tensor() if hasattr(image, "as_tensor") else image))
+        counter.update(bundle.parser.get_parsed_content("plain_inferer")(image, bundle.network))
     return counter.votes().cpu().argmax(0)[None, None]
 
 
