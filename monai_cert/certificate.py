@@ -26,6 +26,8 @@ ABSTAIN_ON_DISK = 255
 
 FORMAT = 1
 
+UNEQUAL = "votes must sum to the same number of draws at every pixel"
+
 IntArray = npt.NDArray[np.integer[Any]]
 
 
@@ -230,6 +232,10 @@ def certify(
     n0 = 0
     if selection is not None:
         chosen = _counts(selection)
+        if chosen.shape != counted.shape:
+            raise ValueError(
+                f"selection must have the shape of the votes, {tuple(counted.shape)}, got {tuple(chosen.shape)}"
+            )
         leader, _, n0 = _leaders(chosen)
         top = counted.gather(0, leader[None].long())[0]
     if n0 != test.n0:
@@ -278,11 +284,17 @@ def classes_from_disk(stored: npt.NDArray[np.uint8]) -> npt.NDArray[np.int16]:
 
 
 def _counts(votes: IntArray | torch.Tensor) -> torch.Tensor:
-    counts = votes.detach().cpu() if isinstance(votes, torch.Tensor) else torch.from_numpy(np.asarray(votes))
+    counts = votes.detach().cpu() if isinstance(votes, torch.Tensor) else _tensor(votes)
     integer = not (counts.is_floating_point() or counts.is_complex() or counts.dtype == torch.bool)
     if counts.ndim < 2 or counts.shape[0] < 2 or not counts.numel() or not integer:
         raise ValueError(f"votes must be integers (C >= 2, *spatial), got {counts.dtype} {tuple(counts.shape)}")
     return counts
+
+
+def _tensor(array: IntArray) -> torch.Tensor:
+    """Share the memory of an array where torch can."""
+    contiguous = np.ascontiguousarray(array)
+    return torch.from_numpy(contiguous if contiguous.flags.writeable else contiguous.copy())
 
 
 def _leaders(counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -292,6 +304,9 @@ def _leaders(counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
     """
     n, last = int(counts.flatten(1)[:, 0].sum()), counts.shape[0] - 1
     bits = last.bit_length()
+    least, most = (int(extreme) for extreme in counts.aminmax())
+    if n < 1 or least < 0 or most > n:
+        raise ValueError(UNEQUAL)
     counts = counts.to(torch.int16 if (n + 1) << bits <= torch.iinfo(torch.int16).max else torch.int64)
     total = counts[0].clone()
     packed = (counts[0] << bits) + last
@@ -300,8 +315,8 @@ def _leaders(counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
         torch.add(torch.tensor(last - c, dtype=packed.dtype), counts[c], alpha=1 << bits, out=candidate)
         torch.maximum(packed, candidate, out=packed)
         total += counts[c]
-    if n < 1 or not bool((total == n).all()) or int(counts.amin()) < 0:
-        raise ValueError("votes must sum to the same number of draws at every pixel")
+    if not bool((total == n).all()):
+        raise ValueError(UNEQUAL)
     return last - (packed & ((1 << bits) - 1)), packed >> bits, n
 
 

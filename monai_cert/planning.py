@@ -76,7 +76,7 @@ def make_plan(
     Example:
         >>> plan = make_plan((512, 512), sigma=0.25, tau=0.75, alpha=0.001, n=100)
         >>> plan.min_n, plan.votes_needed, round(plan.largest_tau, 3)
-        (68, 98, 0.824)
+        (68, 97, 0.824)
     """
     pixels = math.prod(shape)
     least = min_samples(tau, alpha, pixels, test)

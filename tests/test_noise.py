@@ -73,6 +73,11 @@ def test_far_draws_are_different() -> None:
     assert len(GaussianNoise(1).perturb(torch.zeros(1, 8), seeds).unique()) == 32
 
 
+def test_every_bit_of_a_seed_matters() -> None:
+    seeds = [0, *(1 << bit for bit in range(192))]
+    assert len(GaussianNoise(1).perturb(torch.zeros(1, 4), seeds).unique(dim=0)) == len(seeds)
+
+
 def test_radius_grows_with_tau_and_sigma() -> None:
     assert GaussianNoise(0.25).radius(0.5) == 0
     assert GaussianNoise(0.25).radius(0.75) == pytest.approx(0.16862, abs=1e-5)

@@ -38,7 +38,7 @@ def certified_accuracy(classes: torch.Tensor, label: torch.Tensor) -> torch.Tens
     """
     if classes.shape != label.shape:
         raise ValueError(f"label maps differ in shape: {tuple(classes.shape)} and {tuple(label.shape)}")
-    return (classes == label).flatten(1).float().mean(1)
+    return ((classes == label) & (classes != ABSTAIN)).flatten(1).float().mean(1)
 
 
 class AbstentionRateMetric(CumulativeIterationMetric):  # type: ignore[misc]

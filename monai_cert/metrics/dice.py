@@ -167,8 +167,9 @@ def _overlap(classes: torch.Tensor, label: torch.Tensor, num_classes: int, inclu
             f"certified classes and truth must be label maps (B, 1, *spatial) of one shape, got {tuple(classes.shape)} "
             f"and {tuple(label.shape)}"
         )
-    if classes.max() >= num_classes or label.max() >= num_classes or label.min() < 0 or classes.min() < ABSTAIN:
-        raise ValueError(f"label maps hold classes outside 0..{num_classes - 1}")
+    in_range = (classes >= ABSTAIN) & (classes < num_classes) & (label >= 0) & (label < num_classes)
+    if not bool(in_range.all()):
+        raise ValueError(f"label maps hold classes outside 0..{num_classes - 1}, or NaN")
     certified_map, true_map = classes.flatten(1), label.flatten(1)
     abstain = certified_map == ABSTAIN
     counts = []

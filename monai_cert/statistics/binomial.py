@@ -179,8 +179,11 @@ def tau_max(n: int, alpha: float, hypotheses: int, test: VoteTest = joint) -> fl
 
 
 def certified_radius(sigma: float, tau: float) -> float:
-    """R = sigma * Phi^-1(tau), rounded toward zero (Cohen et al. 2019, theorem 1), in the units of sigma."""
-    return max(0.0, math.nextafter(sigma * float(norm.ppf(tau)), 0.0))
+    """R = sigma * Phi^-1(tau), rounded toward zero (Cohen et al. 2019, theorem 1), in the units of sigma.
+
+    scipy's quantile may be off by a few units in the last place; 16 of them are taken off.
+    """
+    return max(0.0, sigma * float(norm.ppf(tau)) * (1.0 - 2.0**-48))
 
 
 def tau_for_radius(sigma: float, radius: float) -> float:

@@ -61,14 +61,20 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
 
 @pytest.mark.parametrize("launcher", [PYTHON, TORCHRUN], ids=["one process", "two processes"])
 def test_the_segmenter_and_the_denoiser_train(phantoms: Path, tmp_path: Path, launcher: list[str]) -> None:
-    overlay = ["multi_gpu_train.json"] if launcher is TORCHRUN else []
+    two = launcher is TORCHRUN
     shared = {"dataset_dir": phantoms, "max_epochs": 1, "batch_size": 2}
     segmenter = {"ckpt_dir": tmp_path, "train#handlers#1#interval": 1}
-    run(launcher, ["train.json", *overlay], ROOT, **shared, **segmenter)
+    run(launcher, ["train.json", *["multi_gpu_train.json"] * two], ROOT, **shared, **segmenter)
     state = torch.load(tmp_path / "model.pt", weights_only=True)
     shipped = torch.load(ROOT / "models" / "model.pt", weights_only=True)
     assert {name: value.shape for name, value in state.items()} == {n: v.shape for n, v in shipped.items()}
-    run(launcher, ["train_denoiser.json", *overlay], ROOT, **shared, output_dir=tmp_path / "denoiser")
+    run(
+        launcher,
+        ["train_denoiser.json", *["multi_gpu_train_denoiser.json"] * two],
+        ROOT,
+        **shared,
+        output_dir=tmp_path / "denoiser",
+    )
     assert diffusers_denoiser(tmp_path / "denoiser").schedule.timestep(2.0) == 396
 
 
@@ -85,7 +91,7 @@ def test_the_evaluation_configuration_reports_the_metrics(phantoms: Path, tmp_pa
     options = {"dataset_dir": phantoms, "split": "val", "output_dir": tmp_path / "out", "bundle_root": bundle}
     configs = ["inference.json", "certify.json", "evaluate.json"]
     run(PYTHON, configs, bundle, **options, **{"displayable_configs#n": N})
-    means = dict(line.split() for line in (tmp_path / "out" / "metrics.csv").read_text().splitlines())
+    means = dict(line.split(",") for line in (tmp_path / "out" / "metrics.csv").read_text().splitlines())
     assert set(means) == {"certified_dice", "worst_case_dice", "abstention_rate", "certified_accuracy"}
     assert float(means["worst_case_dice"]) <= float(means["certified_dice"])
     assert json.loads((bundle / "configs" / "certify.json").read_text())["displayable_configs"]["n"] == 100
