@@ -51,6 +51,17 @@ def test_ties_go_to_the_first_class() -> None:
         assert (votes[0] == 4).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("channels", [2, 3])
+def test_logits_one_unit_apart_are_told_apart(channels: int, dtype: torch.dtype) -> None:
+    """In whatever precision the network answers, nothing is compared in a lower one."""
+    logits = torch.ones(1, channels, 1, dtype=dtype)
+    logits[:, -1] += torch.finfo(dtype).eps
+    assert counted([logits])[-1] == 1
+    smallest = torch.full((1, 1, 1), torch.finfo(dtype).tiny, dtype=dtype)
+    assert counted([smallest])[-1] == 1
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_infinite_logits_are_votes(channels: int) -> None:
     logits = torch.zeros(3, channels, 2)
