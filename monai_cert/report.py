@@ -91,7 +91,7 @@ def write_certificate(
     }
 
 
-class SaveCertificated(MapTransform):  # type: ignore[misc]
+class SaveCertificated(MapTransform):
     """Post-processing of a bundle: write the files of `write_certificate` for each certified image.
 
     Args:
@@ -128,7 +128,7 @@ class SaveCertificated(MapTransform):  # type: ignore[misc]
         return data
 
 
-class SaveClassesd(MapTransform):  # type: ignore[misc]
+class SaveClassesd(MapTransform):
     """Post-processing of a bundle: write a label map as ``STEM_classes.png``, rows before columns.
 
     Args:

@@ -250,7 +250,7 @@ def _with_channels(pixels: npt.NDArray[np.float32], channels: int, path: Path) -
     return np.ascontiguousarray(pixels)
 
 
-class LoadPicture(Transform):  # type: ignore[misc]
+class LoadPicture(Transform):
     """Load an image file by `read_image`, as a MetaTensor (C, *spatial) float32 that knows its file name.
 
     Unlike MONAI's ``LoadImage`` it scales by a fixed range, keeps rows before columns, and resolves palettes, opacity
@@ -283,7 +283,7 @@ class LoadPicture(Transform):  # type: ignore[misc]
         return MetaTensor(torch.from_numpy(pixels), meta={"filename_or_obj": str(path)})
 
 
-class LoadMask(Transform):  # type: ignore[misc]
+class LoadMask(Transform):
     """Load the union of binary mask files (left and right lung, say) as a MetaTensor (1, H, W) of 0.0 and 1.0.
 
     A pixel belongs to the mask where its value exceeds 127 of 255, as masks stored as JPEG need.
@@ -303,7 +303,7 @@ class LoadMask(Transform):  # type: ignore[misc]
         return MetaTensor(torch.from_numpy(union), meta={"filename_or_obj": str(files[0])})
 
 
-class LoadPictured(MapTransform):  # type: ignore[misc]
+class LoadPictured(MapTransform):
     """Dictionary twin of `LoadPicture`."""
 
     def __init__(
@@ -323,7 +323,7 @@ class LoadPictured(MapTransform):  # type: ignore[misc]
         return {**data, **{key: self.load(data[key]) for key in self.key_iterator(data)}}
 
 
-class LoadMaskd(MapTransform):  # type: ignore[misc]
+class LoadMaskd(MapTransform):
     """Dictionary twin of `LoadMask`."""
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:

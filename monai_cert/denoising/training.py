@@ -19,7 +19,7 @@ from monai_cert.denoising.schedule import NoiseSchedule
 __all__ = ["FocusedDiffusionPrepareBatch", "SaveDiffusersFolder"]
 
 
-class FocusedDiffusionPrepareBatch(DiffusionPrepareBatch):  # type: ignore[misc]
+class FocusedDiffusionPrepareBatch(DiffusionPrepareBatch):
     """MONAI's ``DiffusionPrepareBatch`` with most timesteps drawn from the ones that certification uses.
 
     Args:

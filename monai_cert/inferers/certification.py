@@ -49,7 +49,7 @@ class Sample(NamedTuple):
     provenance: Provenance
 
 
-class CertificationInferer(Inferer):  # type: ignore[misc]
+class CertificationInferer(Inferer):
     """Certifies the segmentation of every image of a batch by randomized smoothing.
 
     What is claimed, and why it holds, stands at `monai_cert.certify`. The function being smoothed is everything between

@@ -14,7 +14,7 @@ from monai_cert.denoising.denoiser import DiffusionDenoiser
 __all__ = ["DenoisedNetwork", "DiffusionDenoiseInferer"]
 
 
-class DiffusionDenoiseInferer(Inferer):  # type: ignore[misc]
+class DiffusionDenoiseInferer(Inferer):
     """Removes Gaussian noise of a known level with a diffusion model, then runs any inferer on any network.
 
     Args:

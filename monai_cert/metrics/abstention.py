@@ -41,7 +41,7 @@ def certified_accuracy(classes: torch.Tensor, label: torch.Tensor) -> torch.Tens
     return ((classes == label) & (classes != ABSTAIN)).flatten(1).float().mean(1)
 
 
-class AbstentionRateMetric(CumulativeIterationMetric):  # type: ignore[misc]
+class AbstentionRateMetric(CumulativeIterationMetric):
     """MONAI twin of `abstention_rate`, averaged over images; takes (y_pred, y) as handlers give them and ignores y."""
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
@@ -53,7 +53,7 @@ class AbstentionRateMetric(CumulativeIterationMetric):  # type: ignore[misc]
         return mean
 
 
-class CertifiedAccuracyMetric(CumulativeIterationMetric):  # type: ignore[misc]
+class CertifiedAccuracyMetric(CumulativeIterationMetric):
     """MONAI twin of `certified_accuracy`, averaged over images: call with (y_pred, y), label maps (B, 1, *spatial)."""
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, **kwargs: Any) -> torch.Tensor:

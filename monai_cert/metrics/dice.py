@@ -105,7 +105,7 @@ def worst_case_iou(
     return o.both / (present + o.abstain_outside)
 
 
-class _OverlapMetric(CumulativeIterationMetric):  # type: ignore[misc]
+class _OverlapMetric(CumulativeIterationMetric):
     """MONAI metric over one of the functions above.
 
     Args:

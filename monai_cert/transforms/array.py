@@ -16,7 +16,7 @@ from monai_cert.noise import GaussianNoise, draw_seeds, image_key
 __all__ = ["AddSmoothingNoise", "CertificateMaps", "DenoiseImage", "RandNoiseAndDenoise"]
 
 
-class AddSmoothingNoise(RandomizableTransform):  # type: ignore[misc]
+class AddSmoothingNoise(RandomizableTransform):
     """Add the noise of randomized smoothing: always, to every element, with exactly this standard deviation, unclipped.
 
     MONAI's ``RandGaussianNoise(std=s)`` by default fires with probability 0.1 and draws its own deviation from U(0, s);
@@ -44,7 +44,7 @@ class AddSmoothingNoise(RandomizableTransform):  # type: ignore[misc]
         return out
 
 
-class DenoiseImage(Transform):  # type: ignore[misc]
+class DenoiseImage(Transform):
     """Remove Gaussian noise of a known level with one call of a diffusion model.
 
     Args:
@@ -68,7 +68,7 @@ class DenoiseImage(Transform):  # type: ignore[misc]
         return out
 
 
-class RandNoiseAndDenoise(RandomizableTransform):  # type: ignore[misc]
+class RandNoiseAndDenoise(RandomizableTransform):
     """Augmentation: now and then replace an image by what the denoiser makes of it under noise of a random level.
 
     A segmenter trained so meets in training what it will see in certification, at every sigma of the range.
@@ -104,7 +104,7 @@ class RandNoiseAndDenoise(RandomizableTransform):  # type: ignore[misc]
         return DenoiseImage(self.denoiser, sigma)(noisy)
 
 
-class CertificateMaps(Transform):  # type: ignore[misc]
+class CertificateMaps(Transform):
     """Split the output of ``CertificationInferer`` for one image into its maps."""
 
     def __call__(self, img: NdarrayOrTensor) -> tuple[NdarrayOrTensor, NdarrayOrTensor, NdarrayOrTensor]:

@@ -16,7 +16,7 @@ from monai_cert.transforms.array import AddSmoothingNoise, CertificateMaps, Deno
 __all__ = ["AddSmoothingNoised", "CertificateMapsd", "DenoiseImaged", "RandNoiseAndDenoised"]
 
 
-class AddSmoothingNoised(Randomizable, MapTransform):  # type: ignore[misc]
+class AddSmoothingNoised(Randomizable, MapTransform):
     """Dictionary twin of `AddSmoothingNoise`."""
 
     def __init__(
@@ -42,7 +42,7 @@ class AddSmoothingNoised(Randomizable, MapTransform):  # type: ignore[misc]
         return {**data, **{key: self.transform(data[key]) for key in self.key_iterator(data)}}
 
 
-class DenoiseImaged(MapTransform):  # type: ignore[misc]
+class DenoiseImaged(MapTransform):
     """Dictionary twin of `DenoiseImage`."""
 
     def __init__(
@@ -56,7 +56,7 @@ class DenoiseImaged(MapTransform):  # type: ignore[misc]
         return {**data, **{key: self.transform(data[key]) for key in self.key_iterator(data)}}
 
 
-class RandNoiseAndDenoised(Randomizable, MapTransform):  # type: ignore[misc]
+class RandNoiseAndDenoised(Randomizable, MapTransform):
     """Dictionary twin of `RandNoiseAndDenoise`."""
 
     def __init__(
@@ -82,7 +82,7 @@ class RandNoiseAndDenoised(Randomizable, MapTransform):  # type: ignore[misc]
         return {**data, **{key: self.transform(data[key]) for key in self.key_iterator(data)}}
 
 
-class CertificateMapsd(MapTransform):  # type: ignore[misc]
+class CertificateMapsd(MapTransform):
     """Dictionary twin of `CertificateMaps`: the classes stay at the key, radius and abstention go to keys of their own.
 
     Args:
