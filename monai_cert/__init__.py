@@ -11,6 +11,7 @@ from monai_cert.data.chest_xray import chest_xray_datalist
 from monai_cert.data.files import LoadClasses, LoadClassesd, LoadMask, LoadMaskd, LoadPicture, LoadPictured, list_images
 from monai_cert.data.hypotheses import MaskFile, OutsideBorders
 from monai_cert.data.phantoms import chest_phantom
+from monai_cert.data.public_sets import public_datalist
 from monai_cert.denoising.adapters import DiffusersNetwork, diffusers_denoiser, monai_denoiser
 from monai_cert.denoising.denoiser import DiffusionDenoiser
 from monai_cert.denoising.schedule import NoiseSchedule
@@ -101,6 +102,7 @@ __all__ = [
     "list_images",
     "min_samples",
     "monai_denoiser",
+    "public_datalist",
     "split",
     "tau_max",
     "worst_case_dice",

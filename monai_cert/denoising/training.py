@@ -28,19 +28,34 @@ class FocusedDiffusionPrepareBatch(DiffusionPrepareBatch):
             sigma .05 to 1.7 on images in [0, 1].
         share: share of the draws that come from that range; the others are uniform over the whole schedule, so that
             the network remains one for every sigma.
+        prediction: what the network learns to predict, ``epsilon`` (the noise) or ``sample`` (the image). A network
+            with fewer features than its unshuffled pixels have channels cannot hold their noise, but can hold the image.
 
     Raises:
-        ValueError: if the range does not lie in the schedule or the share not in [0, 1].
+        ValueError: if the range does not lie in the schedule, the share not in [0, 1], or for another prediction.
     """
 
-    def __init__(self, num_train_timesteps: int, focus: tuple[int, int] = (30, 500), share: float = 0.8) -> None:
+    def __init__(
+        self,
+        num_train_timesteps: int,
+        focus: tuple[int, int] = (30, 500),
+        share: float = 0.8,
+        prediction: str = "epsilon",
+    ) -> None:
         super().__init__(num_train_timesteps=num_train_timesteps)
+        if prediction not in ("epsilon", "sample"):
+            raise ValueError(f"prediction must be epsilon or sample, got {prediction!r}")
         if not 0 <= focus[0] <= focus[1] < num_train_timesteps or not 0 <= share <= 1:
             raise ValueError(
                 f"focus {tuple(focus)} must lie in 0..{num_train_timesteps - 1} and share {share} in [0, 1]"
             )
         self.focus = focus
         self.share = share
+        self.prediction = prediction
+
+    def get_target(self, images: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """What the prediction is compared with, of the shape of the images."""
+        return noise if self.prediction == "epsilon" else images
 
     def get_timesteps(self, images: torch.Tensor) -> torch.Tensor:
         """Draw (B,) timesteps."""
