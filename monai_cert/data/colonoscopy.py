@@ -3,7 +3,7 @@
 
 | function | set | layout below the folder |
 |---|---|---|
-| `cvc_clinicdb` | CVC-ClinicDB (Bernal et al. 2015) | ``Original``, ``Ground Truth``, also in ``TIF`` or ``PNG``: N.tif, N.png |
+| `cvc_clinicdb` | CVC-ClinicDB (Bernal et al. 2015) | ``Original``, ``Ground Truth``: N.tif or N.png |
 | `kvasir_seg` | Kvasir-SEG (Jha et al. 2020) | ``images``, ``masks``: ID.jpg |
 """
 

@@ -3,7 +3,7 @@
 
 | function | set | layout below the folder |
 |---|---|---|
-| `isic2018` | ISIC 2018, task 1 (Codella et al. 2019) | ``ISIC2018_Task1-2_PART_Input``, ``ISIC2018_Task1_PART_GroundTruth`` |
+| `isic2018` | ISIC 2018 (Codella et al. 2019) | ``ISIC2018_Task1-2_PART_Input``, ``ISIC2018_Task1_PART_GroundTruth`` |
 
 PART is Training, Validation or Test.
 """

@@ -29,7 +29,7 @@ class FocusedDiffusionPrepareBatch(DiffusionPrepareBatch):
         share: share of the draws that come from that range; the others are uniform over the whole schedule, so that
             the network remains one for every sigma.
         prediction: what the network learns to predict, ``epsilon`` (the noise) or ``sample`` (the image). A network
-            with fewer features than its unshuffled pixels have channels cannot hold their noise, but can hold the image.
+            with fewer features than its unshuffled pixels have channels cannot hold their noise, but the image it can.
 
     Raises:
         ValueError: if the range does not lie in the schedule, the share not in [0, 1], or for another prediction.
