@@ -164,7 +164,7 @@ def _work(
             row = {"id": item["id"], "status": "ok", "inputs": input_digests(item), **evaluate_image(bundle, item)}
         except USER_ERRORS as error:
             row = {"id": item["id"], "status": "error", "error": explain(error, item["image"])}
-        rows.write(row | {"processes": processes.count, "finished": now()})
+        rows.write(row | {"rank": processes.rank, "processes": processes.count, "finished": now()})
         after_each()
     processes.finish()
 
@@ -208,11 +208,11 @@ class _Report:
         return results
 
     def _tell(self) -> None:
-        for row in self.rows.fresh():
-            done = len(self.rows.ids) - self.rows.missing()
-            new = done - len(self.rows.ids) + self.pending
-            left = (time.monotonic() - self.started) / new * self.rows.missing()
-            self.say(f"{done}/{len(self.rows.ids)} {_told(row)}, {_duration(left)} left")
+        total, before = len(self.rows.ids), self.rows.missing()
+        for done, row in enumerate(self.rows.fresh(), start=total - before + 1):
+            new = done - total + self.pending
+            left = (time.monotonic() - self.started) / new * (total - done)
+            self.say(f"{done}/{total} {_told(row)}, {_duration(left)} left")
 
 
 def _identity(bundle: CertifiedBundle, settings: dict[str, Any]) -> dict[str, Any]:

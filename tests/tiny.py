@@ -1,5 +1,5 @@
 # Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
-"""Real things at small size: the chest bundle's configurations with networks of a few thousand random weights, phantoms."""
+"""Real things at small size: the chest bundle's configurations with networks of few random weights, phantoms."""
 
 from __future__ import annotations
 
@@ -46,18 +46,20 @@ def make_tiny_bundle(folder: Path) -> Path:
     return folder
 
 
-def make_tiny_set(root: Path, count: int) -> list[str]:
-    """Write phantoms in the layout of the Montgomery set, all in the split ``test``, and return their ids in its order."""
+def make_tiny_set(root: Path, count: int) -> None:
+    """Write a phantom, moved down row by row, in the layout of the Montgomery set, and a table with its split test."""
     ids = [f"phantom_{number:02}" for number in range(count)][::-1]
+    image, lungs = (pixels.squeeze() for pixels in chest_phantom(2 * SIDE))
+    right = np.arange(2 * SIDE) < SIDE
+    parts = {
+        "CXR_png": image,
+        "ManualMask/rightMask": (lungs > 0) & right,
+        "ManualMask/leftMask": (lungs > 0) & ~right,
+    }
     for number, name in enumerate(ids):
-        image, lungs = chest_phantom(2 * SIDE, seed=number)
-        right = np.arange(2 * SIDE) < SIDE
-        masks = {"CXR_png": image.squeeze(), "ManualMask/rightMask": (lungs.squeeze() > 0) & right}
-        masks["ManualMask/leftMask"] = (lungs.squeeze() > 0) & ~right
-        for part, pixels in masks.items():
+        for part, pixels in parts.items():
             file = root / "MontgomerySet" / part / f"{name}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray((pixels * 255).astype(np.uint8)).save(file)
+            Image.fromarray((np.roll(pixels, number, axis=0) * 255).astype(np.uint8)).save(file)
     table = "".join(f"montgomery,{name},test\n" for name in ids)
     (root / "splits.csv").write_text(f"dataset,id,split\n{table}")
-    return ids
