@@ -396,8 +396,8 @@ def _parser() -> argparse.ArgumentParser:
         help="certify a data set and compare with the truth",
         description="Certify the images of a data set and compare with the truth. Each image leaves a row in the "
         "output folder: the same command goes on where it was stopped, does not repeat what is done, and tries again "
-        "what failed. Processes that torchrun starts (torchrun --nproc_per_node=K -m -- monai_cert evaluate ...), on one "
-        "or more machines, share the images; all must see the output folder.",
+        "what failed. Processes that torchrun starts (torchrun --nproc_per_node=K -m -- monai_cert evaluate ...), on "
+        "one or more machines, share the images; all must see the output folder.",
     )
     evaluate.add_argument("--dataset", required=True, metavar="NAME", help=f"one of {', '.join(PUBLIC_SETS)}")
     evaluate.add_argument("--data-root", required=True, metavar="DIR", help="folder that holds the data set")
