@@ -21,6 +21,7 @@ def list_sets(
     splits: str | Path | None = None,
     split: str | None = None,
     groups: Mapping[str, Callable[[str], str]] | None = None,
+    partial: bool = False,
 ) -> list[Item]:
     """List one or several sets, restricted to a split if one is given.
 
@@ -31,13 +32,15 @@ def list_sets(
         splits: CSV file with the columns ``dataset,id,split``.
         split: name of the split to keep; goes with ``splits``.
         groups: for sets whose images belong together: see ``group`` of `read_split`.
+        partial: leave out the images that the split names but the folder lacks, as in a copy of a part of a set.
 
     Returns:
         One dictionary an image (``id``, ``dataset``, ``image``, ``label``, and what the set has besides), in the order
         of the names and, within a set, of the table of splits or of the ids.
 
     Raises:
-        FileNotFoundError: for a missing folder, mask, or image that the split names.
+        FileNotFoundError: for a missing folder, mask, or image that the split names; with ``partial``, if it lacks all
+            images of the split.
         ValueError: for an unknown set, a split without images, a group that the table of splits separates, or only one
             of ``splits`` and ``split``.
     """
@@ -51,7 +54,7 @@ def list_sets(
     for name in names:
         found = known[name](root)
         if splits is not None and split is not None:
-            found = read_split(splits, name, split, (groups or {}).get(name)).select(found)
+            found = read_split(splits, name, split, (groups or {}).get(name)).select(found, partial)
         items += found
     return items
 
