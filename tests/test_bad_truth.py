@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,14 @@ from PIL import Image
 
 from monai_cert.bundle import load_bundle
 from monai_cert.cli import main
-from monai_cert.evaluation import FIGURES, evaluate_dataset, evaluate_image
+from monai_cert.evaluation import evaluate_dataset, evaluate_image
+from monai_cert.summary import FIGURES
 from tiny import SIDE, N
 
 NOISE = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
 LUNGS = np.zeros((SIDE, SIDE), np.uint8)
 LUNGS[8:24, 4:28] = 255
+SETTINGS = {"device": "cpu"}
 
 
 def save(path: Path, pixels: np.ndarray[Any, Any]) -> str:
@@ -40,18 +41,20 @@ def test_an_image_that_shows_nothing_of_a_class_has_no_dice_and_spoils_no_mean(t
         for parameter in bundle.network.parameters():
             parameter.zero_()
         list(bundle.network.parameters())[-1].fill_(-1.0)
-    row = evaluate_image(bundle, item(tmp_path, "empty", np.zeros_like(LUNGS)))
-    assert set(row) == {"id", *FIGURES}
+    row = evaluate_image(bundle, item(tmp_path, "empty", np.zeros_like(LUNGS)))["figures"]
+    assert set(row) == set(FIGURES)
     for figure in ("clean_dice", "smoothed_dice", "certified_dice", "worst_case_dice"):
-        assert math.isnan(float(row[figure]))
+        assert row[figure] is None
     assert row["certified_accuracy"] == row["certified_fraction"] == 1.0
     items = [item(tmp_path, "empty", np.zeros_like(LUNGS)), item(tmp_path, "lungs", LUNGS)]
-    results = evaluate_dataset(bundle, items, {}, tmp_path, lambda line: None)
+    results = evaluate_dataset(bundle, items, SETTINGS, tmp_path, lambda line: None)
     assert results["failures"] == []
     assert (results["images"], results["means"]["certified_dice"]) == (2, 0.0)
     assert results["standard_errors"]["certified_dice"] is None
     json.dumps(results, allow_nan=False)
-    assert evaluate_dataset(bundle, items[:1], {}, tmp_path, lambda line: None)["means"]["certified_dice"] is None
+    (tmp_path / "alone").mkdir()
+    alone = evaluate_dataset(bundle, items[:1], SETTINGS, tmp_path / "alone", lambda line: None)
+    assert alone["means"]["certified_dice"] is None
 
 
 @pytest.mark.parametrize(
@@ -68,7 +71,7 @@ def test_truth_that_is_none_is_one_sentence_and_the_others_are_evaluated(
 ) -> None:
     bundle = load_bundle(tiny, device="cpu", settings={"n": N})
     items = [item(tmp_path, "film", mask), item(tmp_path, "lungs", LUNGS)]
-    results = evaluate_dataset(bundle, items, {}, tmp_path, lambda line: None)
+    results = evaluate_dataset(bundle, items, SETTINGS, tmp_path, lambda line: None)
     assert results["images"] == 1
     (failure,) = results["failures"]
     assert failure["id"] == "film"
