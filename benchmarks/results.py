@@ -40,13 +40,13 @@ import numpy as np
 import torch
 from monai.inferers import Inferer, SimpleInferer
 from monai.metrics import compute_dice
-from scipy.stats import bootstrap
 from torch import nn
 
 import monai_cert as mc
 from monai_cert.bundle import CertifiedBundle, load_bundle
 from monai_cert.provenance import weights_sha256
 from monai_cert.report import write_whole
+from monai_cert.statistics.intervals import bootstrap_interval
 
 BUNDLES = {
     "montgomery": "chest_xray_lung_certified_segmentation",
@@ -221,11 +221,9 @@ def found(folder: Path) -> Iterator[tuple[str, str, float, list[Votes]]]:
 
 
 def interval(values: np.ndarray) -> str:
-    """Bootstrap interval of a mean over images, BCa, 95 %."""
-    if len(values) < 2 or np.ptp(values) == 0:
-        return ""
-    low, high = bootstrap((values,), np.mean, rng=np.random.default_rng(SEED)).confidence_interval
-    return f" ({low:.3f} to {high:.3f})"
+    """95 % interval of a mean over images, in words of the table."""
+    found = bootstrap_interval(values[~np.isnan(values)])
+    return "" if found is None else f" ({found.low:.3f} to {found.high:.3f})"
 
 
 def tables(args: argparse.Namespace) -> None:
