@@ -58,6 +58,7 @@ class Provenance:
         dtype: the input's type on the way through the networks.
         autocast: the lower precision in which autocast ran the networks.
         compiled: whether the network was compiled.
+        processes: number of processes that shared the draws; one process redraws their votes.
         versions: package versions.
     """
 
@@ -71,6 +72,7 @@ class Provenance:
     dtype: str | None = None
     autocast: str | None = None
     compiled: bool = False
+    processes: int = 1
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -233,7 +235,7 @@ _MAPS = {"classes", "nodes"}
 _DERIVED = {"format", "classes_shape", "classes_sha256", "nodes_sha256", "statement"}
 _ADDED_FIELDS = {
     *("tolerated", "looks", "boundaries", "stop", "randomized", "hypotheses", "hierarchy", "nodes_sha256"),
-    *("passes", "autocast", "compiled"),
+    *("passes", "autocast", "compiled", "processes"),
 }
 
 

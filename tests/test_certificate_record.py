@@ -44,6 +44,7 @@ PROVENANCE = Provenance(
     dtype="float32",
     autocast="bfloat16",
     compiled=True,
+    processes=2,
     versions={"monai_cert": "0.2"},
 )
 # Written by version 0.1 for CLASSES_0_1.
