@@ -28,6 +28,7 @@ from monai_cert.provenance import package_versions, weights_sha256
 from monai_cert.sequential import FixedSample, Sampling
 from monai_cert.statistics.binomial import VoteTest, joint, min_samples
 from monai_cert.statistics.multiplicity import Correction, holm
+from monai_cert.statistics.radius_map import LEAST_TAU, RadiusMap
 
 __all__ = ["CertificationInferer", "Sample"]
 
@@ -65,7 +66,8 @@ class CertificationInferer(Inferer):
         tau: majority threshold tested at each pixel, in [1/2, 1); gives the radius ``noise.radius(tau)``.
         alpha: failure probability of the certificate of one image.
         n: draws that are tested: a number, or a `SequentialCertification`, which finds it.
-        test: `joint`, or a `SplitTest` which spends n0 further draws.
+        test: `joint`; a `SplitTest` which spends n0 further draws; or `radius_map`, which gives each pixel a radius of
+            its own in place of the one of tau.
         correction: `holm`, `bonferroni`, or `generalized_holm(k)`, whose claim allows k - 1 wrong pixels.
         batch_size: draws a forward pass; if None, the fastest, found in the first draws. Out of memory halves it. The
             ``passes`` of a certificate's provenance draw its votes again bit by bit.
@@ -135,8 +137,10 @@ class CertificationInferer(Inferer):
             raise ValueError(f"autocast must be torch.bfloat16 or torch.float16, got {autocast}")
         if share_draws and not (batch_size is None or isinstance(batch_size, int)):
             raise ValueError("recorded passes are drawn again in one process; leave out share_draws")
+        if isinstance(test, RadiusMap) and (self.sampling.stop is not None or hierarchy is not None or randomized):
+            raise ValueError("a radius map takes a fixed number of draws, no hierarchy and no randomized p-values")
         self.noise = noise
-        self.tau = tau
+        self.tau = LEAST_TAU if isinstance(test, RadiusMap) else tau
         self.alpha = alpha
         self.test = test
         self.correction = correction
