@@ -25,6 +25,7 @@ from monai_cert.metrics.abstention import (
     abstention_rate,
     certified_accuracy,
 )
+from monai_cert.metrics.curves import area_under_curve, curve_over_radius
 from monai_cert.metrics.dice import (
     CertifiedDiceMetric,
     CertifiedIoUMetric,
@@ -41,6 +42,7 @@ from monai_cert.sequential import SequentialCertification
 from monai_cert.statistics.binomial import JointTest, SplitTest, joint, min_samples, split, tau_max
 from monai_cert.statistics.looks import equal_split, exact_boundaries
 from monai_cert.statistics.multiplicity import bonferroni, generalized_holm, holm
+from monai_cert.statistics.radius_map import RadiusMap, radius_map
 from monai_cert.transforms.array import AddSmoothingNoise, CertificateMaps, DenoiseImage, RandNoiseAndDenoise
 from monai_cert.transforms.dictionary import AddSmoothingNoised, CertificateMapsd, DenoiseImaged, RandNoiseAndDenoised
 
@@ -78,6 +80,7 @@ __all__ = [
     "MaskFile",
     "NoiseSchedule",
     "OutsideBorders",
+    "RadiusMap",
     "RandNoiseAndDenoise",
     "RandNoiseAndDenoised",
     "RequireMaskFitsd",
@@ -87,6 +90,7 @@ __all__ = [
     "WorstCaseIoUMetric",
     "abstention_rate",
     "adjusted_p_values",
+    "area_under_curve",
     "bonferroni",
     "certified_accuracy",
     "certified_dice",
@@ -95,6 +99,7 @@ __all__ = [
     "certify",
     "chest_phantom",
     "chest_xray_datalist",
+    "curve_over_radius",
     "diffusers_denoiser",
     "equal_split",
     "exact_boundaries",
@@ -105,6 +110,7 @@ __all__ = [
     "min_samples",
     "monai_denoiser",
     "public_datalist",
+    "radius_map",
     "split",
     "tau_max",
     "worst_case_dice",

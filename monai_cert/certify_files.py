@@ -26,7 +26,7 @@ def certify_files(
     bundle: CertifiedBundle,
     inputs: Sequence[str],
     settings: dict[str, Any],
-    folder: Path,
+    folder: Path | None,
     say: Callable[[str], object],
 ) -> dict[str, Any]:
     """Certify files and write their results; ``summary.csv`` is brought up to date after each.
@@ -35,7 +35,7 @@ def certify_files(
         bundle: the bundle.
         inputs: image files, or `PHANTOM` for the built-in phantom.
         settings: what to record as ``settings``.
-        folder: where the files go; it exists.
+        folder: where the files go; it exists. None in a process that shares draws with another one, which writes.
         say: called with a line of text after each input.
 
     Returns:
@@ -56,16 +56,19 @@ def certify_files(
         except USER_ERRORS as error:
             entries.append(_failed(source, explain(error, source)))
         say(f"{number}/{len(inputs)} {_told(entries[-1])}")
-        _write_summary(folder, entries, say)
+        if folder is not None:
+            _write_summary(folder, entries, say)
     return {"format": 1, "bundle": bundle.name, "settings": settings, "inputs": entries}
 
 
-def _certify_one(bundle: CertifiedBundle, source: str, folder: Path) -> dict[str, Any]:
+def _certify_one(bundle: CertifiedBundle, source: str, folder: Path | None) -> dict[str, Any]:
     image = load_image(bundle, source)
     started = time.perf_counter()
     certificate = bundle.inferer.certify(image[None], bundle.network)[0]
     seconds = time.perf_counter() - started
-    outputs = write_certificate(folder, source, image.cpu().numpy(), certificate, bundle.class_names)
+    outputs = None
+    if folder is not None:
+        outputs = write_certificate(folder, source, image.cpu().numpy(), certificate, bundle.class_names)
     return {
         "input": source,
         "status": "ok",

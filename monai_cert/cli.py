@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import logging
 import math
@@ -70,15 +71,42 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _certify(args: argparse.Namespace) -> int:
     from monai_cert.certify_files import certify_files
 
-    inputs = _inputs(args.inputs)
+    first = _join_processes(args) if args.share_draws else True
+    say = _say if first else _silent
+    inputs = _inputs(args.inputs, say)
     bundle, settings = _bundle(args)
-    output = _output_folder(args.output)
-    report = certify_files(bundle, inputs, settings, output, _say)
-    if args.json:
+    bundle.inferer.share_draws = args.share_draws
+    bundle.inferer.progress &= first
+    output = _output_folder(args.output) if first else None
+    report = certify_files(bundle, inputs, settings, output, say)
+    if args.json and first:
         print(json.dumps(report, indent=4, allow_nan=False))
     done = sum(entry["status"] == "ok" for entry in report["inputs"])
-    _say(f"{done} of {len(inputs)} inputs certified; results are in {output}")
+    say(f"{done} of {len(inputs)} inputs certified; results are in {output}")
     return DONE if done == len(inputs) else SOME_FAILED
+
+
+def _join_processes(args: argparse.Namespace) -> bool:
+    """Join the processes that torchrun started, each on a GPU of its own if there are any; whether this is the first.
+
+    Raises:
+        UsageError: if torchrun did not start this process.
+    """
+    import torch
+    from torch import distributed
+
+    if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys():
+        raise UsageError(
+            "--share-draws shares draws among processes; start them with torchrun -m -- monai_cert certify"
+        )
+    if args.device is None and torch.cuda.is_available():
+        args.device = f"cuda:{os.environ['LOCAL_RANK']}"
+    on_gpu = str(args.device).startswith("cuda")
+    if on_gpu:
+        torch.cuda.set_device(torch.device(args.device))
+    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    atexit.register(distributed.destroy_process_group)
+    return distributed.get_rank() == 0
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -131,7 +159,7 @@ def _attack(args: argparse.Namespace) -> int:
     from monai_cert.attack import AttackSettings
     from monai_cert.attack_files import attack_file, check_radii
 
-    inputs = _inputs([] if args.input is None else [args.input])
+    inputs = _inputs([] if args.input is None else [args.input], _say)
     if len(inputs) > 1:
         raise UsageError(f"{args.input} holds {len(inputs)} images; attack takes one")
     bundle, settings = _bundle(args)
@@ -301,12 +329,12 @@ def _sequential(args: argparse.Namespace) -> SequentialCertification | None:
     return SequentialCertification(tuple(args.looks), args.stop, boundaries)
 
 
-def _inputs(paths: Sequence[str]) -> list[str]:
+def _inputs(paths: Sequence[str], say: Callable[[str], object]) -> list[str]:
     """Image files, folders resolved; the phantom if there are none."""
     from monai_cert.data.files import list_images, stem
 
     if not paths:
-        _say("no input given: certifying the built-in phantom, a synthetic radiograph of nobody")
+        say("no input given: certifying the built-in phantom, a synthetic radiograph of nobody")
         return ["phantom"]
     files: list[str] = []
     for path in paths:
@@ -351,6 +379,10 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _silent(text: str) -> None:
+    """What every process but the first says."""
+
+
 def _quiet_libraries() -> None:
     """Keep notices of the libraries below, which a user cannot act on, off the terminal."""
     warnings.filterwarnings("ignore")
@@ -367,6 +399,11 @@ def _parser() -> argparse.ArgumentParser:
     certify = commands.add_parser("certify", help="certify image files")
     certify.add_argument(
         "inputs", nargs="*", metavar="INPUT", help="image file or folder; the bundle's phantom if none"
+    )
+    certify.add_argument(
+        "--share-draws",
+        action="store_true",
+        help="share the draws of each image among the processes of torchrun -m -- monai_cert certify ...",
     )
     certify.set_defaults(command=_certify)
     attack = commands.add_parser("attack", help="try to break the certificate of one image")

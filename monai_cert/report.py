@@ -110,6 +110,7 @@ class SaveCertificated(MapTransform):
         image_key: the image that was certified.
         class_names: a name a class.
         node_key: the certified nodes of a hierarchy, where there is one.
+        radius_key: the certified radii, which are looked at where pixels have their own.
         allow_missing_keys: skip a key that is not there.
     """
 
@@ -120,6 +121,7 @@ class SaveCertificated(MapTransform):
         image_key: str = "image",
         class_names: Sequence[str] | None = None,
         node_key: str = "node",
+        radius_key: str = "radius",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -127,6 +129,7 @@ class SaveCertificated(MapTransform):
         self.image_key = image_key
         self.class_names = None if class_names is None else tuple(class_names)
         self.node_key = node_key
+        self.radius_key = radius_key
 
     def __call__(self, data: Mapping[Any, Any]) -> Mapping[Any, Any]:
         """Write the files of one decollated item and pass it on."""
@@ -135,7 +138,8 @@ class SaveCertificated(MapTransform):
         for key in self.key_iterator(data):
             classes = _label_map(data[key])
             nodes = _label_map(data[self.node_key]) if self.node_key in data else None
-            certificate = Certificate.from_json(data[key].meta["certificate"], classes, nodes)
+            radii = data[self.radius_key].as_tensor().cpu()[0].numpy() if self.radius_key in data else None
+            certificate = Certificate.from_json(data[key].meta["certificate"], classes, nodes, radii)
             source = image.meta["filename_or_obj"]
             write_certificate(self.output_dir, source, image.as_tensor().cpu().numpy(), certificate, self.class_names)
         return data
