@@ -13,7 +13,8 @@ import torch
 
 from monai_cert.bundle import CertifiedBundle
 from monai_cert.certificate import Certificate
-from monai_cert.data.phantoms import PHANTOM, chest_phantom
+from monai_cert.data.chest_phantom import chest_phantom
+from monai_cert.data.phantoms import PHANTOM
 from monai_cert.errors import USER_ERRORS, explain
 from monai_cert.report import write_certificate, write_csv
 
