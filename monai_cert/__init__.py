@@ -11,6 +11,8 @@ from monai_cert.data.chest_phantom import chest_phantom
 from monai_cert.data.chest_xray import chest_xray_datalist
 from monai_cert.data.files import LoadClasses, LoadClassesd, LoadMask, LoadMaskd, LoadPicture, LoadPictured, list_images
 from monai_cert.data.hypotheses import MaskFile, OutsideBorders
+from monai_cert.data.lesion_phantom import lesion_phantom
+from monai_cert.data.polyp_phantom import polyp_phantom
 from monai_cert.data.public_sets import public_datalist
 from monai_cert.denoising.adapters import DiffusersNetwork, diffusers_denoiser, monai_denoiser
 from monai_cert.denoising.denoiser import DiffusionDenoiser
@@ -99,9 +101,11 @@ __all__ = [
     "generalized_holm",
     "holm",
     "joint",
+    "lesion_phantom",
     "list_images",
     "min_samples",
     "monai_denoiser",
+    "polyp_phantom",
     "public_datalist",
     "split",
     "tau_max",

@@ -68,6 +68,7 @@ def _certify(args: argparse.Namespace) -> int:
 
     inputs = _inputs(args.inputs)
     bundle, settings = _bundle(args)
+    _check_phantom(bundle, inputs)
     output = _output_folder(args.output)
     report = certify_files(bundle, inputs, settings, output, _say)
     if args.json:
@@ -111,6 +112,7 @@ def _attack(args: argparse.Namespace) -> int:
     if len(inputs) > 1:
         raise UsageError(f"{args.input} holds {len(inputs)} images; attack takes one")
     bundle, settings = _bundle(args)
+    _check_phantom(bundle, inputs)
     try:
         check_radii(settings["radius"] if args.radius is None else args.radius, args.factors)
     except ValueError as error:
@@ -277,12 +279,22 @@ def _sequential(args: argparse.Namespace) -> SequentialCertification | None:
     return SequentialCertification(tuple(args.looks), args.stop, boundaries)
 
 
+def _check_phantom(bundle: Any, inputs: Sequence[str]) -> None:
+    """Where the phantom is the input, say so, or refuse if the bundle has none."""
+    from monai_cert.data.phantoms import PHANTOM
+
+    if PHANTOM not in inputs:
+        return
+    if PHANTOM not in bundle.parser:
+        raise UsageError(f"the bundle {bundle.name} has no phantom; give an image")
+    _say(f"no input given: taking the phantom of {bundle.name}, a synthetic image of nobody")
+
+
 def _inputs(paths: Sequence[str]) -> list[str]:
     """Image files, folders resolved; the phantom if there are none."""
     from monai_cert.data.files import list_images, stem
 
     if not paths:
-        _say("no input given: certifying the built-in phantom, a synthetic radiograph of nobody")
         return ["phantom"]
     files: list[str] = []
     for path in paths:
@@ -363,7 +375,12 @@ def _parser() -> argparse.ArgumentParser:
             help="stored pixel values that are black and white (default: the range of their type)",
         )
     evaluate = commands.add_parser("evaluate", help="certify a data set and compare with the truth")
-    evaluate.add_argument("--dataset", required=True, metavar="NAME", help="montgomery, shenzhen or jsrt")
+    evaluate.add_argument(
+        "--dataset",
+        required=True,
+        metavar="NAME",
+        help="montgomery, shenzhen or jsrt",
+    )
     evaluate.add_argument("--data-root", required=True, metavar="DIR", help="folder that holds the data set")
     evaluate.add_argument(
         "--splits", metavar="CSV", help="table dataset,id,split (default: splits.csv in the data root)"

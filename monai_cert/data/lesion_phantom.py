@@ -1,8 +1,8 @@
 # Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
 """Procedural dermoscopic photographs with their lesions: inputs that need no download and belong to no patient.
 
-Lengths are in picture widths (about 10 mm), `x` to the right and `y` downwards. `depth` is 0 at the lesion's border, 1 at
-its center and negative outside.
+Lengths are in picture widths (about 10 mm), `x` to the right and `y` downwards. `depth` is 0 at the lesion's border, 1
+at its center and negative outside.
 """
 
 from __future__ import annotations

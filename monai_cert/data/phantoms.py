@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter, label, zoom
 
 __all__ = ["PHANTOM", "bell", "curve", "enlargement", "mottle", "one_piece", "shrink"]
 
-# What stands for a phantom where otherwise the path of an image stands.
+# What stands for a phantom where otherwise the path of an image stands, and the entry of a bundle that makes its own.
 PHANTOM = "phantom"
 
 Array = npt.NDArray[np.float64]
