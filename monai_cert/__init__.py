@@ -7,12 +7,10 @@ from importlib import metadata
 
 from monai_cert.bounds import Bounds
 from monai_cert.certificate import ABSTAIN, Certificate, adjusted_p_values, certify
-from monai_cert.data.chest_phantom import chest_phantom
 from monai_cert.data.chest_xray import chest_xray_datalist
 from monai_cert.data.files import LoadClasses, LoadClassesd, LoadMask, LoadMaskd, LoadPicture, LoadPictured, list_images
 from monai_cert.data.hypotheses import MaskFile, OutsideBorders
-from monai_cert.data.lesion_phantom import lesion_phantom
-from monai_cert.data.polyp_phantom import polyp_phantom
+from monai_cert.data.phantoms import chest_phantom, lesion_phantom, polyp_phantom
 from monai_cert.data.public_sets import public_datalist
 from monai_cert.denoising.adapters import DiffusersNetwork, diffusers_denoiser, monai_denoiser
 from monai_cert.denoising.denoiser import DiffusionDenoiser

@@ -375,12 +375,7 @@ def _parser() -> argparse.ArgumentParser:
             help="stored pixel values that are black and white (default: the range of their type)",
         )
     evaluate = commands.add_parser("evaluate", help="certify a data set and compare with the truth")
-    evaluate.add_argument(
-        "--dataset",
-        required=True,
-        metavar="NAME",
-        help="montgomery, shenzhen or jsrt",
-    )
+    evaluate.add_argument("--dataset", required=True, metavar="NAME", help="montgomery, shenzhen or jsrt")
     evaluate.add_argument("--data-root", required=True, metavar="DIR", help="folder that holds the data set")
     evaluate.add_argument(
         "--splits", metavar="CSV", help="table dataset,id,split (default: splits.csv in the data root)"

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.signal import oaconvolve
 
-from monai_cert.data.phantoms import Array, Mask, bell, curve, enlargement, mottle, one_piece, shrink
+from monai_cert.data.drawing import Array, Mask, bell, curve, enlargement, mottle, one_piece, shrink
 
 __all__ = ["chest_phantom"]
 

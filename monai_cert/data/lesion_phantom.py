@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.ndimage import binary_fill_holes, gaussian_filter
 from scipy.spatial import cKDTree
 
-from monai_cert.data.phantoms import Array, bell, curve, enlargement, mottle, one_piece, shrink
+from monai_cert.data.drawing import Array, bell, curve, enlargement, mottle, one_piece, shrink
 
 __all__ = ["lesion_phantom"]
 
@@ -163,7 +163,7 @@ def _hairs(skin: _Skin) -> Array:
     taper = rng.uniform(0.0013, 0.0026, (count, 1)) * np.sqrt(1 - 0.9 * t[:, :, 0])
     away, at = cKDTree(path.reshape(-1, 2)).query(skin.pixels, distance_upper_bound=0.01)
     width = np.append(taper.ravel(), 0)[at]  # no hair within the bound: the index after the last one
-    return np.clip((width - np.minimum(away, 1)) * skin.side + 0.5, 0, 1).reshape(skin.x.shape)
+    return np.asarray(np.clip((width - np.minimum(away, 1)) * skin.side + 0.5, 0, 1).reshape(skin.x.shape))
 
 
 def _bubbles(skin: _Skin) -> tuple[Array, Array]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.ndimage import gaussian_filter, map_coordinates, minimum_filter
 from scipy.spatial import cKDTree
 
-from monai_cert.data.phantoms import Array, Mask, bell, enlargement, one_piece, shrink
+from monai_cert.data.drawing import Array, Mask, bell, enlargement, one_piece, shrink
 
 __all__ = ["polyp_phantom"]
 
@@ -153,17 +153,23 @@ class _Colon:
         return np.asarray(map_coordinates(self.radius, place, order=1, mode="nearest") - off)
 
     def polyp(self, points: Array) -> Array:
+        middle = 0.5 * (self.head + self.base)
+        reach = 0.5 * float(np.linalg.norm(self.head - self.base)) + 1.4 * self.size * max(self.scene.shape)
+        bound = np.linalg.norm(points - middle, axis=1) - reach
+        close = bound < 0.45  # farther than light is looked for around a point, a bound is enough
+        bound[close] = self._polyp(points[close])
+        return np.asarray(bound)
+
+    def _polyp(self, points: Array) -> Array:
         local = (points - self.head) @ self.axes.T / (self.size * np.array(self.scene.shape))
         head = (np.linalg.norm(local, axis=1) - 1) * self.size * min(self.scene.shape)
-        close = head < 0.8 * self.size
-        head[close] -= self.scene.lobes * self.size * self.lumps(points[close])
+        head = head - self.scene.lobes * self.size * self.lumps(points)
         if self.scene.stalk == 0:
             return np.asarray(head)
         line = self.head - self.base
         along = np.clip((points - self.base) @ line / (line @ line), 0, 1)
-        stalk = np.linalg.norm(points - self.base - along[:, None] * line, axis=1) - 0.38 * self.size * (
-            1.2 - 0.3 * along
-        )
+        thick = 0.38 * self.size * (1.2 - 0.3 * along)
+        stalk = np.linalg.norm(points - self.base - along[:, None] * line, axis=1) - thick
         return _joined(head, stalk, 0.15 * self.size)
 
     def distance(self, points: Array) -> Array:
@@ -193,7 +199,7 @@ def _met(colon: _Colon, rays: Array, reach: Array) -> Array:
     for _ in range(90):
         gap = colon.distance(reach[walking, None] * rays[walking])
         reach[walking] += 0.6 * gap
-        walking = walking[(gap > 0.0015 * reach[walking]) & (reach[walking] < FAR)]
+        walking = walking[(gap > 0.002 * reach[walking]) & (reach[walking] < FAR)]
         if not len(walking):
             break
     return np.clip(reach, 0.03, FAR)
@@ -312,11 +318,11 @@ def polyp_phantom(size: int = 256, seed: int = 0) -> tuple[npt.NDArray[np.float3
     colon, side = _Colon(scene, rng), size * factor
     rays, x, y = _rays(scene, colon, side)
     start, surface = _started(scene, colon, side), _Surface(scene, colon, rng)
-    light, on_polyp = np.empty_like(rays), np.empty(len(rays), dtype=bool)
-    for part in (slice(first, first + CHUNK) for first in range(0, len(rays), CHUNK)):
-        light[part], on_polyp[part] = surface.light(rays[part], _met(colon, rays[part], start[part]))
     border = np.minimum(scene.cut - np.abs(x) - np.abs(y), 0.985 - np.maximum(np.abs(x), np.abs(y)))
     seen = np.clip(border * side / 4, 0, 1)
+    light, on_polyp, inside = np.zeros_like(rays), np.zeros(len(rays), dtype=bool), np.flatnonzero(seen)
+    for part in (inside[first : first + CHUNK] for first in range(0, len(inside), CHUNK)):
+        light[part], on_polyp[part] = surface.light(rays[part], _met(colon, rays[part], start[part]))
     gain = scene.exposure / np.percentile(light[seen == 1, 0], 75)
     exposed = (1 - np.exp(-gain * light)) ** 0.85 * seen[:, None] + 0.02 * (1 - seen[:, None])
     frame = np.moveaxis(exposed.reshape(side, side, 3), -1, 0)
