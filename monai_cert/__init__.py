@@ -11,7 +11,7 @@ from monai_cert.data.chest_xray import chest_xray_datalist
 from monai_cert.data.files import LoadPicture, LoadPictured, list_images
 from monai_cert.data.hypotheses import MaskFile, OutsideBorders
 from monai_cert.data.masks import LoadClasses, LoadClassesd, LoadMask, LoadMaskd, RequireMaskFitsd
-from monai_cert.data.phantoms import chest_phantom
+from monai_cert.data.phantoms import chest_phantom, lesion_phantom, polyp_phantom
 from monai_cert.data.public_sets import public_datalist
 from monai_cert.denoising.adapters import DiffusersNetwork, diffusers_denoiser, monai_denoiser
 from monai_cert.denoising.denoiser import DiffusionDenoiser
@@ -106,9 +106,11 @@ __all__ = [
     "generalized_holm",
     "holm",
     "joint",
+    "lesion_phantom",
     "list_images",
     "min_samples",
     "monai_denoiser",
+    "polyp_phantom",
     "public_datalist",
     "radius_map",
     "split",

@@ -13,7 +13,7 @@ import torch
 
 from monai_cert.bundle import CertifiedBundle
 from monai_cert.certificate import Certificate
-from monai_cert.data.phantoms import PHANTOM, chest_phantom
+from monai_cert.data.phantoms import PHANTOM
 from monai_cert.errors import USER_ERRORS, explain
 from monai_cert.report import write_certificate, write_csv
 
@@ -33,7 +33,7 @@ def certify_files(
 
     Args:
         bundle: the bundle.
-        inputs: image files, or `PHANTOM` for the built-in phantom.
+        inputs: image files, or `PHANTOM` for the bundle's phantom.
         settings: what to record as ``settings``.
         folder: where the files go; it exists. None in a process that shares draws with another one, which writes.
         say: called with a line of text after each input.
@@ -84,11 +84,16 @@ def _certify_one(bundle: CertifiedBundle, source: str, folder: Path | None) -> d
 
 
 def load_image(bundle: CertifiedBundle, source: str) -> torch.Tensor:
-    """What a bundle makes of an input, a file or `PHANTOM`: (C, *spatial) on the bundle's device."""
+    """What a bundle makes of an input, a file or `PHANTOM`: (C, *spatial) on the bundle's device.
+
+    Raises:
+        ValueError: if the phantom is asked for and the bundle has none.
+    """
     device = next(bundle.network.parameters()).device
     if source == PHANTOM:
-        size = bundle.parser.get_parsed_content("spatial_size")[0]
-        return torch.from_numpy(chest_phantom(size)[0]).to(device)
+        if PHANTOM not in bundle.parser:
+            raise ValueError(f"the bundle {bundle.name} has no phantom; give an image")
+        return torch.as_tensor(bundle.parser.get_parsed_content(PHANTOM)).to(device)
     image: torch.Tensor = bundle.preprocessing({"image": source})["image"].as_tensor()
     return image.to(device)
 

@@ -73,8 +73,9 @@ def _certify(args: argparse.Namespace) -> int:
 
     first = _join_processes(args) if args.share_draws else True
     say = _say if first else _silent
-    inputs = _inputs(args.inputs, say)
+    inputs = _inputs(args.inputs)
     bundle, settings = _bundle(args)
+    _check_phantom(bundle, inputs, say)
     bundle.inferer.share_draws = args.share_draws
     bundle.inferer.progress &= first
     output = _output_folder(args.output) if first else None
@@ -159,10 +160,11 @@ def _attack(args: argparse.Namespace) -> int:
     from monai_cert.attack import AttackSettings
     from monai_cert.attack_files import attack_file, check_radii
 
-    inputs = _inputs([] if args.input is None else [args.input], _say)
+    inputs = _inputs([] if args.input is None else [args.input])
     if len(inputs) > 1:
         raise UsageError(f"{args.input} holds {len(inputs)} images; attack takes one")
     bundle, settings = _bundle(args)
+    _check_phantom(bundle, inputs, _say)
     try:
         check_radii(settings["radius"] if args.radius is None else args.radius, args.factors)
     except ValueError as error:
@@ -329,12 +331,22 @@ def _sequential(args: argparse.Namespace) -> SequentialCertification | None:
     return SequentialCertification(tuple(args.looks), args.stop, boundaries)
 
 
-def _inputs(paths: Sequence[str], say: Callable[[str], object]) -> list[str]:
+def _check_phantom(bundle: Any, inputs: Sequence[str], say: Callable[[str], object]) -> None:
+    """Where the phantom is the input, say so, or refuse if the bundle has none."""
+    from monai_cert.data.phantoms import PHANTOM
+
+    if PHANTOM not in inputs:
+        return
+    if PHANTOM not in bundle.parser:
+        raise UsageError(f"the bundle {bundle.name} has no phantom; give an image")
+    say(f"no input given: taking the phantom of {bundle.name}, a synthetic image of nobody")
+
+
+def _inputs(paths: Sequence[str]) -> list[str]:
     """Image files, folders resolved; the phantom if there are none."""
     from monai_cert.data.files import list_images, stem
 
     if not paths:
-        say("no input given: certifying the built-in phantom, a synthetic radiograph of nobody")
         return ["phantom"]
     files: list[str] = []
     for path in paths:

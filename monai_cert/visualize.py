@@ -22,7 +22,7 @@ __all__ = ["attack_figure", "certificate_figure", "save_png"]
 
 # Okabe-Ito colors: told apart by color-blind readers and on grey.
 _CLASS_COLORS = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
-_ABSTAIN_COLOR = "#D55E00"
+_ABSTAIN_COLORS = {1: "#D55E00", 3: "#0072B2"}  # of gray pictures, and of those of skin and mucosa, which are reddish
 _FLIP_COLOR = "#E6007E"
 
 ClassMap = npt.NDArray[np.integer[Any]]
@@ -54,6 +54,7 @@ def certificate_figure(
         share += f", as a group {np.mean(shown_as >= certificate.num_classes):.1%}"
     low, high = certificate.bounds
     picture = _picture(image, certificate)
+    abstain_color = _ABSTAIN_COLORS[picture.shape[-1]]
     radius = _slice(certificate.radius_map, 2)
     height = 5.0 * picture.shape[0] / picture.shape[1]
     figure = Figure(figsize=(15.4, height + 1.1), layout="constrained", facecolor="white")
@@ -64,7 +65,14 @@ def certificate_figure(
     _show(plain, picture)
     plain.set_title("image", fontsize=11)
     _show(overlay, picture)
-    _draw_classes(overlay, _slice(shown_as, 2), names, prefix="certified ", num_classes=certificate.num_classes)
+    _draw_classes(
+        overlay,
+        _slice(shown_as, 2),
+        names,
+        abstain_color,
+        prefix="certified ",
+        num_classes=certificate.num_classes,
+    )
     overlay.set_title(f"{share}, abstained {np.mean(shown_as == ABSTAIN):.1%}", fontsize=11)
     shown = radii.imshow(radius, cmap="cividis", vmin=0, vmax=float(radius.max()) or 1, interpolation="nearest")
     figure.colorbar(shown, ax=radii, fraction=0.046, pad=0.02).set_label(
@@ -108,6 +116,7 @@ def attack_figure(
     """
     names = class_names or _numbered(certificate)
     picture = _picture(image, certificate)
+    abstain_color = _ABSTAIN_COLORS[picture.shape[-1]]
     size = float(np.linalg.norm(delta.astype(np.float64)))
     figure = Figure(figsize=(20.0, 4.0 * picture.shape[0] / picture.shape[1] + 1.25), layout="constrained")
     FigureCanvasAgg(figure)
@@ -124,10 +133,11 @@ def attack_figure(
         (by_majority, smoothed, "majority under noise, attacked", "outvoted"),
     ):
         _show(axes, picture)
-        _draw_classes(axes, _slice(classes, 2), names, marks=(_slice(mask, 2), verb))
+        _draw_classes(axes, _slice(classes, 2), names, abstain_color, marks=(_slice(mask, 2), verb))
         axes.set_title(f"{name}\n{_pixels(mask)} {verb}", fontsize=11)
     _show(held, picture)
-    _draw_classes(held, _slice(certificate.classes, 2), names, "certified ", (_slice(flipped, 2), "proved flipped"))
+    marks = (_slice(flipped, 2), "proved flipped")
+    _draw_classes(held, _slice(certificate.classes, 2), names, abstain_color, "certified ", marks)
     count = int((certificate.classes != ABSTAIN).sum())
     held.set_title(f"certificate\n{_pixels(flipped)} of {count:,} proved flipped", fontsize=11)
     settings = f"sigma {certificate.sigma:g}, tau {certificate.tau:g}, alpha {certificate.alpha:g}"
@@ -202,6 +212,7 @@ def _draw_classes(
     axes: Axes,
     classes: ClassMap,
     names: tuple[str, ...],
+    abstain_color: str,
     prefix: str = "",
     marks: tuple[Mask, str] | None = None,
     num_classes: int | None = None,
@@ -218,11 +229,11 @@ def _draw_classes(
         handles.append(Line2D([], [], color=color, linewidth=1.6, label=f"{prefix}{names[c]}"))
     abstains = classes == ABSTAIN
     if abstains.any():
-        filled = axes.contourf(abstains, levels=[0.5, 1.5], colors=[_ABSTAIN_COLOR], alpha=0.25, hatches=["/////"])
-        filled.set_edgecolor(_ABSTAIN_COLOR)
+        filled = axes.contourf(abstains, levels=[0.5, 1.5], colors=[abstain_color], alpha=0.25, hatches=["/////"])
+        filled.set_edgecolor(abstain_color)
         filled.set_linewidth(0.0)
         handles.append(
-            Patch(facecolor=_ABSTAIN_COLOR, alpha=0.4, hatch="/////", edgecolor=_ABSTAIN_COLOR, label="abstains")
+            Patch(facecolor=abstain_color, alpha=0.4, hatch="/////", edgecolor=abstain_color, label="abstains")
         )
     if marks is not None and marks[0].any():
         _draw_marks(axes, marks[0])
