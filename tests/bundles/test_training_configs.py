@@ -17,7 +17,7 @@ from skimage import io
 
 from monai_cert import chest_phantom, diffusers_denoiser, lesion_phantom, polyp_phantom
 from monai_cert.bundle import DEFAULT_BUNDLE, find_bundle
-from tiny import COLON_BUNDLE, SKIN_BUNDLE, N, make_tiny_bundle
+from tiny import BUNDLES, COLON_BUNDLE, SKIN_BUNDLE, N, make_tiny_bundle
 
 ROOT = find_bundle(DEFAULT_BUNDLE)
 
@@ -143,6 +143,24 @@ def test_the_organ_network_trains_from_the_lung_network(phantoms: Path, tmp_path
     assert len(shared) == len(state) - 4
     # A step of AdamW moves a weight by no more than about the learning rate, 0.002; there are two.
     assert 0 < max(float((state[name] - lungs[name]).abs().max()) for name in shared) < 5e-3
+
+
+def test_the_network_of_lungs_and_heart_trains_from_the_organ_network(phantoms: Path, tmp_path: Path) -> None:
+    options = {"dataset_dir": phantoms, "max_epochs": 1, "batch_size": 1, "ckpt_dir": tmp_path, "bundle_root": ROOT}
+    recipe = ["train.json", "train_organs.json", "train_lungs_heart.json"]
+    run(PYTHON, recipe, ROOT, **options, **{"train#handlers#1#interval": 1})
+    shipped = torch.load(ROOT / "models" / "lungs_heart.pt", weights_only=True)
+    assert shapes(torch.load(tmp_path / "lungs_heart.pt", weights_only=True)) == shapes(shipped)
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_a_network_trains_on_noise_of_the_sigma_that_its_file_names(phantoms: Path, tmp_path: Path, name: str) -> None:
+    root = find_bundle(name)
+    options = {"dataset_dir": phantoms, "max_epochs": 1, "batch_size": 2, "ckpt_dir": tmp_path, "sigma": 0.5}
+    run(PYTHON, ["train.json", "train_noise.json"], root, **options, bundle_root=root)
+    state = torch.load(tmp_path / "noise_0.5.pt", weights_only=True)
+    start = torch.load(root / "models" / "model.pt", weights_only=True)
+    assert any(not torch.equal(state[key], start[key]) for key in start)
 
 
 @pytest.mark.parametrize(
