@@ -41,6 +41,12 @@ from monai_cert.sequential import SequentialCertification
 from monai_cert.statistics.binomial import JointTest, SplitTest, joint, min_samples, split, tau_max
 from monai_cert.statistics.looks import equal_split, exact_boundaries
 from monai_cert.statistics.multiplicity import bonferroni, generalized_holm, holm
+from monai_cert.statistics.percentile import (
+    MeasurementCertificate,
+    ShareCertificate,
+    certify_measurements,
+    certify_shares,
+)
 from monai_cert.statistics.radius_map import RadiusMap, radius_map
 from monai_cert.transforms.array import AddSmoothingNoise, CertificateMaps, DenoiseImage, RandNoiseAndDenoise
 from monai_cert.transforms.dictionary import AddSmoothingNoised, CertificateMapsd, DenoiseImaged, RandNoiseAndDenoised
@@ -77,12 +83,14 @@ __all__ = [
     "LoadPicture",
     "LoadPictured",
     "MaskFile",
+    "MeasurementCertificate",
     "NoiseSchedule",
     "OutsideBorders",
     "RadiusMap",
     "RandNoiseAndDenoise",
     "RandNoiseAndDenoised",
     "SequentialCertification",
+    "ShareCertificate",
     "SplitTest",
     "WorstCaseDiceMetric",
     "WorstCaseIoUMetric",
@@ -95,6 +103,8 @@ __all__ = [
     "certified_information_gain",
     "certified_iou",
     "certify",
+    "certify_measurements",
+    "certify_shares",
     "chest_phantom",
     "chest_xray_datalist",
     "curve_over_radius",
