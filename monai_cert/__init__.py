@@ -18,6 +18,8 @@ from monai_cert.denoising.schedule import NoiseSchedule
 from monai_cert.hierarchy import Hierarchy
 from monai_cert.inferers.certification import CertificationInferer
 from monai_cert.inferers.denoise import DenoisedNetwork, DiffusionDenoiseInferer
+from monai_cert.inferers.recording import MaskRecorder, MeasurementRecorder
+from monai_cert.measurements import Measurement, measurements_of
 from monai_cert.metrics.abstention import (
     AbstentionRateMetric,
     CertifiedAccuracyMetric,
@@ -36,6 +38,7 @@ from monai_cert.metrics.dice import (
     worst_case_iou,
 )
 from monai_cert.metrics.information import CertifiedInformationGainMetric, certified_information_gain
+from monai_cert.metrics.whole_mask import whole_mask_measurements
 from monai_cert.noise import GaussianNoise
 from monai_cert.sequential import SequentialCertification
 from monai_cert.statistics.binomial import JointTest, SplitTest, joint, min_samples, split, tau_max
@@ -83,7 +86,10 @@ __all__ = [
     "LoadPicture",
     "LoadPictured",
     "MaskFile",
+    "MaskRecorder",
+    "Measurement",
     "MeasurementCertificate",
+    "MeasurementRecorder",
     "NoiseSchedule",
     "OutsideBorders",
     "RadiusMap",
@@ -115,12 +121,14 @@ __all__ = [
     "holm",
     "joint",
     "list_images",
+    "measurements_of",
     "min_samples",
     "monai_denoiser",
     "public_datalist",
     "radius_map",
     "split",
     "tau_max",
+    "whole_mask_measurements",
     "worst_case_dice",
     "worst_case_iou",
 ]

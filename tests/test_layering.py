@@ -12,7 +12,7 @@ PACKAGE = Path(monai_cert.__file__).parent
 
 # A module may import from layers before its own, and from its own package (statistics, denoising, ...).
 LAYERS = [
-    ("statistics", "bounds", "errors", "hierarchy", "memory"),
+    ("statistics", "bounds", "errors", "hierarchy", "measurements", "memory"),
     ("noise", "denoising.schedule", "provenance", "evidence"),
     ("certificate", "sequential", "denoising.denoiser", "denoising.adapters", "denoising.training"),
     ("metrics", "transforms"),

@@ -51,6 +51,7 @@ def test_two_processes_find_what_one_finds(shared: list[dict[str, Any]], case: s
     assert shared[0][case] == shared[1][case]
     for ours, theirs in zip(shared[0][case], alone, strict=True):
         assert ours["votes"] == theirs["votes"]
+        assert ours["areas"] == theirs["areas"]
         assert without(ours["record"], "passes", "processes") == without(theirs["record"], "passes", "processes")
         assert (ours["record"]["provenance"]["processes"], theirs["record"]["provenance"]["processes"]) == (2, 1)
 
