@@ -10,12 +10,14 @@ import logging
 import math
 import os
 import secrets
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monai_cert.data.public_sets import PUBLIC_SETS, public_datalist
 from monai_cert.errors import USER_ERRORS, explain
 from monai_cert.memory import keep_freed_memory
 from monai_cert.noise import GaussianNoise
@@ -61,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(f"monai-cert: {error}")
         return WRONG_USE
     except KeyboardInterrupt:
-        _say("stopped; results that were finished are kept")
+        if _leads():
+            _say("stopped; results that were finished are kept")
         return SOME_FAILED
 
 
@@ -107,29 +110,49 @@ def _join_processes(args: argparse.Namespace) -> bool:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from monai_cert.data.chest_xray import chest_xray_datalist
+    from monai_cert.data.splits import read_split
     from monai_cert.evaluation import evaluate_dataset
+    from monai_cert.processes import Processes
+    from monai_cert.result_rows import OtherRunError
 
+    splits = args.splits or _splits(args.data_root)
     try:
-        items = chest_xray_datalist(args.dataset, args.data_root, args.splits or _splits(args.data_root), args.split)
+        items = public_datalist(args.dataset, args.data_root, splits, args.split, args.partial)
+        left_out = len(read_split(splits, args.dataset, args.split).ids) - len(items)
+        processes = Processes()
     except USER_ERRORS as error:
         raise UsageError(explain(error)) from error
-    items = items[: args.limit]
+    args.device = processes.device(args.device)
     bundle, settings = _bundle(args)
-    settings |= {"dataset": args.dataset, "split": args.split, "limit": args.limit, "denoise": not args.no_denoise}
+    settings |= {"dataset": args.dataset, "split": args.split, "limit": args.limit, "partial": args.partial}
+    settings |= {"denoise": not args.no_denoise}
     output = _output_folder(args.output)
-    if (output / "results.csv").exists():
-        raise UsageError(f"{output} holds results already; give another folder with --output")
+    if left_out and processes.leads:
+        _say(f"{left_out} images of {args.dataset}/{args.split} are not in the folder and are left out")
+    # What ends jobs on clusters, and torchrun when one of its processes died: as Ctrl-C.
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        results = evaluate_dataset(bundle, items, settings, output, _say)
+        results = evaluate_dataset(
+            bundle, items[: args.limit], settings, output, _say, left_out=left_out, processes=processes
+        )
+    except OtherRunError as error:
+        raise UsageError(explain(error)) from error
     except OSError as error:
         _say(f"stopped, results cannot be written: {explain(error)}; the finished ones are in {output}")
         return SOME_FAILED
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    if results is None:
+        return DONE  # the first process speaks for all
     if args.json:
         print(json.dumps(results, indent=4, allow_nan=False))
     means = "  ".join(f"{name} {value:.4f}" for name, value in results["means"].items() if value is not None)
-    _say(f"means over {results['images']} of {len(items)} images: {means}")
-    return SOME_FAILED if results["failures"] else DONE
+    counts = results["counts"]
+    _say(f"means over {results['images']} of {counts['asked']} images: {means}")
+    if counts["failed"] or counts["not_done"]:
+        _say(f"{counts['failed'] + counts['not_done']} images have no result; the same command tries them again")
+        return SOME_FAILED
+    return DONE
 
 
 def _attack(args: argparse.Namespace) -> int:
@@ -240,7 +263,7 @@ def _bundle(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         "denoise": not getattr(args, "no_denoise", False),
         "intensity_range": getattr(args, "intensity_range", None),
         "randomized": args.randomized,
-        "progress": sys.stderr.isatty(),
+        "progress": sys.stderr.isatty() and _leads(),
     }
     if args.autocast is not None:
         overrides["autocast"] = f"$torch.{args.autocast}"
@@ -333,7 +356,7 @@ def _output_folder(path: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".monai_cert_probe"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # several processes may do the same
     except OSError as error:
         raise UsageError(f"the output folder cannot be written: {explain(error)}") from error
     return folder
@@ -345,6 +368,11 @@ def _splits(data_root: str) -> Path:
     if not table.is_file():
         raise UsageError(f"{table} does not exist; name a table of splits (dataset,id,split) with --splits")
     return table
+
+
+def _leads() -> bool:
+    """Whether this process speaks for all that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _say(text: str) -> None:
@@ -400,14 +428,26 @@ def _parser() -> argparse.ArgumentParser:
             metavar=("LOW", "HIGH"),
             help="stored pixel values that are black and white (default: the range of their type)",
         )
-    evaluate = commands.add_parser("evaluate", help="certify a data set and compare with the truth")
-    evaluate.add_argument("--dataset", required=True, metavar="NAME", help="montgomery, shenzhen or jsrt")
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="certify a data set and compare with the truth",
+        description="Certify the images of a data set and compare with the truth. Each image leaves a row in the "
+        "output folder: the same command goes on where it was stopped, does not repeat what is done, and tries again "
+        "what failed. Processes that torchrun starts (torchrun --nproc_per_node=K -m -- monai_cert evaluate ...), on "
+        "one or more machines, share the images; all must see the output folder.",
+    )
+    evaluate.add_argument("--dataset", required=True, metavar="NAME", help=f"one of {', '.join(PUBLIC_SETS)}")
     evaluate.add_argument("--data-root", required=True, metavar="DIR", help="folder that holds the data set")
     evaluate.add_argument(
         "--splits", metavar="CSV", help="table dataset,id,split (default: splits.csv in the data root)"
     )
     evaluate.add_argument("--split", default="test", metavar="NAME", help="split to evaluate (default: test)")
-    evaluate.add_argument("--limit", type=_positive, metavar="N", help="the first N images only")
+    evaluate.add_argument(
+        "--limit", type=_positive, metavar="N", help="the first N images only; may grow from one run to the next"
+    )
+    evaluate.add_argument(
+        "--partial", action="store_true", help="leave out images of the split that are not in the folder; says how many"
+    )
     evaluate.add_argument("--no-denoise", action="store_true", help="the network alone, without the denoiser")
     evaluate.set_defaults(command=_evaluate)
     for command in (certify, evaluate, attack):

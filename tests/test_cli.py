@@ -295,7 +295,11 @@ def test_evaluate_writes_rows_and_means(tiny: Path, tmp_path: Path, capsys: pyte
         assert mean == pytest.approx(np.mean([float(row[name]) for row in rows]))
     for row in rows:
         assert float(row["worst_case_dice"]) <= float(row["certified_dice"])
-    assert main([*arguments, "--output", str(tmp_path / "out")]) == 2
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == results
+    assert "all 2 images are done already; nothing was computed" in captured.err
+    assert main([*arguments, "--sigma", "0.3", "--output", str(tmp_path / "out")]) == 2
     assert "holds results already" in capsys.readouterr().err
     assert main([*arguments, "--no-denoise", "--limit", "1", "--output", str(tmp_path / "plain")]) == 0
     assert json.loads((tmp_path / "plain" / "results.json").read_text())["settings"]["denoise"] is False

@@ -13,12 +13,13 @@ PACKAGE = Path(monai_cert.__file__).parent
 # A module may import from layers before its own, and from its own package (statistics, denoising, ...).
 LAYERS = [
     ("statistics", "bounds", "errors", "hierarchy", "measurements", "memory"),
-    ("noise", "denoising.schedule", "provenance", "evidence"),
+    ("noise", "denoising.schedule", "provenance", "evidence", "processes"),
     ("certificate", "sequential", "denoising.denoiser", "denoising.adapters", "denoising.training"),
     ("metrics", "transforms"),
     ("inferers",),
     ("data", "report", "visualize", "attack"),
-    ("bundle",),
+    ("bundle", "result_rows"),
+    ("summary",),
     ("certify_files", "evaluation", "planning"),
     ("attack_files",),
     ("cli",),

@@ -1,5 +1,5 @@
 # Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
-"""A real bundle at small size: the chest bundle's configurations with networks of a few thousand random weights."""
+"""Real things at small size: the chest bundle's configurations with networks of few random weights, phantoms."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from monai.networks.nets import UNet
+from PIL import Image
 
 from monai_cert.bundle import DEFAULT_BUNDLE, find_bundle
+from monai_cert.data.phantoms import chest_phantom
 
 SIDE = 32
 N = 50  # just enough draws for 32 x 32 pixels at the default tau and alpha
@@ -41,3 +44,22 @@ def make_tiny_bundle(folder: Path) -> Path:
     denoiser.save_pretrained(folder / "models" / "denoiser")
     DDPMScheduler(num_train_timesteps=1000).save_pretrained(folder / "models" / "denoiser")
     return folder
+
+
+def make_tiny_set(root: Path, count: int) -> None:
+    """Write a phantom, moved down row by row, in the layout of the Montgomery set, and a table with its split test."""
+    ids = [f"phantom_{number:02}" for number in range(count)][::-1]
+    image, lungs = (pixels.squeeze() for pixels in chest_phantom(2 * SIDE))
+    right = np.arange(2 * SIDE) < SIDE
+    parts = {
+        "CXR_png": image,
+        "ManualMask/rightMask": (lungs > 0) & right,
+        "ManualMask/leftMask": (lungs > 0) & ~right,
+    }
+    for number, name in enumerate(ids):
+        for part, pixels in parts.items():
+            file = root / "MontgomerySet" / part / f"{name}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((np.roll(pixels, number, axis=0) * 255).astype(np.uint8)).save(file)
+    table = "".join(f"montgomery,{name},test\n" for name in ids)
+    (root / "splits.csv").write_text(f"dataset,id,split\n{table}")

@@ -20,6 +20,7 @@ def list_sets(
     root: str | Path,
     splits: str | Path | None = None,
     split: str | None = None,
+    partial: bool = False,
 ) -> list[Item]:
     """List one or several sets, restricted to a split if one is given.
 
@@ -29,13 +30,15 @@ def list_sets(
         root: the folder that holds the sets' folders (or, for one set, its own).
         splits: CSV file with the columns ``dataset,id,split``.
         split: name of the split to keep; goes with ``splits``.
+        partial: leave out the images that the split names but the folder lacks, as in a copy of a part of a set.
 
     Returns:
         One dictionary an image (``id``, ``dataset``, ``image``, ``label``, and what the set has besides), in the order
         of the names and, within a set, of the table of splits or of the ids.
 
     Raises:
-        FileNotFoundError: for a missing folder, mask, or image that the split names.
+        FileNotFoundError: for a missing folder, mask, or image that the split names; with ``partial``, if it lacks all
+            images of the split.
         ValueError: for an unknown set, a split without images, or only one of ``splits`` and ``split``.
     """
     if (splits is None) != (split is None):
@@ -47,7 +50,7 @@ def list_sets(
     items: list[Item] = []
     for name in names:
         found = known[name](root)
-        items += found if splits is None or split is None else read_split(splits, name, split).select(found)
+        items += found if splits is None or split is None else read_split(splits, name, split).select(found, partial)
     return items
 
 

@@ -17,7 +17,11 @@ PUBLIC_SETS = {**CHEST_XRAY_SETS, **SKIN_LESION_SETS, **COLONOSCOPY_SETS}
 
 
 def public_datalist(
-    datasets: str | Iterable[str], root: str | Path, splits: str | Path | None = None, split: str | None = None
+    datasets: str | Iterable[str],
+    root: str | Path,
+    splits: str | Path | None = None,
+    split: str | None = None,
+    partial: bool = False,
 ) -> list[Item]:
     """List one or several of `PUBLIC_SETS`, restricted to a split if one is given; see `list_sets`."""
-    return list_sets(PUBLIC_SETS, datasets, root, splits, split)
+    return list_sets(PUBLIC_SETS, datasets, root, splits, split, partial)

@@ -25,20 +25,24 @@ class Split:
     name: str
     ids: tuple[str, ...]
 
-    def select(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def select(self, items: list[dict[str, Any]], partial: bool = False) -> list[dict[str, Any]]:
         """Keep the items of this split, in its order.
 
+        Args:
+            items: all items of the data set that there are.
+            partial: leave out images of the split that are not among the items.
+
         Raises:
-            FileNotFoundError: if one of its images is not among the items.
+            FileNotFoundError: if one of its images is not among the items; with ``partial``, if none is.
         """
         by_id = {item["id"]: item for item in items}
         missing = [image for image in self.ids if image not in by_id]
-        if missing:
+        if missing and (len(missing) == len(self.ids) or not partial):
             raise FileNotFoundError(
                 f"{len(missing)} of the {len(self.ids)} images of {self.dataset}/{self.name} are missing, "
                 f"first {missing[0]}: the folder is incomplete"
             )
-        return [by_id[image] for image in self.ids]
+        return [by_id[image] for image in self.ids if image in by_id]
 
 
 def read_split(path: str | Path, dataset: str, split: str) -> Split:
