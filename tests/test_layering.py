@@ -17,7 +17,7 @@ LAYERS = [
     ("certificate", "sequential", "denoising.denoiser", "denoising.adapters", "denoising.training"),
     ("metrics", "transforms"),
     ("inferers",),
-    ("data", "report", "visualize", "attack"),
+    ("data", "measuring", "report", "visualize", "attack"),
     ("bundle", "result_rows"),
     ("summary",),
     ("certify_files", "evaluation", "planning"),
@@ -27,7 +27,9 @@ LAYERS = [
 SAME_LAYER_ALLOWED = {
     ("denoising.adapters", "denoising.denoiser"),
     ("denoising.training", "denoising.adapters"),
+    ("measuring", "data"),
     ("report", "data"),
+    ("report", "measuring"),
     ("report", "visualize"),
 }
 

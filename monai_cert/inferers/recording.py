@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from monai_cert.errors import explain
-from monai_cert.inferers.sharing import Processes
+from monai_cert.inferers.sharing import ProcessGroup
 from monai_cert.measurements import Measurement
 from monai_cert.statistics.percentile import MeasurementCertificate, certify_measurements
 
@@ -55,7 +55,7 @@ class MeasurementRecorder:
         """Measure label maps (B, *spatial)."""
         self._rows += [self._measured(labels) for labels in predictions.cpu().numpy()]
 
-    def exchange(self, processes: Processes) -> None:
+    def exchange(self, processes: ProcessGroup) -> None:
         """Take over the numbers of the other processes."""
         self._exchanged += [row for rows in processes.gather(self._rows) for row in rows]
         self._rows = []
@@ -125,7 +125,7 @@ class MaskRecorder:
         bits = [np.packbits((labels >> plane & 1).reshape(len(labels), -1), axis=1) for plane in range(self._planes)]
         self._packed += list(np.stack(bits, axis=1))
 
-    def exchange(self, processes: Processes) -> None:
+    def exchange(self, processes: ProcessGroup) -> None:
         """Take over the masks of the other processes."""
         self._exchanged += [packed for kept in processes.gather(self._packed) for packed in kept]
         self._packed = []

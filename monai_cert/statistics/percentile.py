@@ -79,11 +79,12 @@ class MeasurementCertificate:
     def statements(self) -> tuple[str, ...]:
         """For each measurement the claim in plain sentences, rounded so that it says no more than was proved."""
         several = len(self.names) > 1 or len(self.radii) > 1
-        counted = f", for all {len(self.names)} measurements and {len(self.radii)} radii at once" if several else ""
+        counted = f", for all {_many(len(self.names), 'measurement')} and {_many(len(self.radii), 'size')} at once"
+        counted = counted if several else ""
         return tuple(
-            f"With probability at least {1 - self.alpha:.10g} over the noise draws{counted}: no change of the image "
-            f"moves the {_ordinal(self.quantile)} {name} of the noisy predictions outside {self._intervals(m)} (pixel "
-            f"values from {self.bounds[0]:g} to {self.bounds[1]:g}).{self._remarks(m)}"
+            f"With probability at least {_chance(self.alpha)} over the noise draws{counted}: no change of the image "
+            f"moves the {_ordinal(self.quantile)} {name} over the noisy predictions outside {self._intervals(m)} "
+            f"(pixel values from {self.bounds[0]:g} to {self.bounds[1]:g}).{self._remarks(m)}"
             for m, name in enumerate(self.names)
         )
 
@@ -338,7 +339,7 @@ class ShareCertificate:
         """For each measurement the claim in plain sentences."""
         lower = self.lower.reshape(len(self.names), len(self.thresholds), len(self.radii))
         return tuple(
-            f"With probability at least {1 - self.alpha:.10g} over the noise draws, for all sizes and thresholds at "
+            f"With probability at least {_chance(self.alpha)} over the noise draws, for all sizes and thresholds at "
             f"once: under every change of the image of l2 size at most R, the share of noisy predictions whose {name} "
             f"is at least d{f' {unit}' if unit else ''} is no less than "
             + ", ".join(
@@ -489,6 +490,16 @@ def _named(names: Sequence[str] | None, measurements: int) -> tuple[str, ...]:
 
 def _ordinal(quantile: float) -> str:
     return "median" if quantile == 0.5 else f"{quantile:g}-quantile of the"
+
+
+def _chance(alpha: float) -> str:
+    """1 - alpha, rounded down."""
+    chance = (1 - Decimal(repr(float(alpha)))).quantize(Decimal("1e-10"), rounding=ROUND_FLOOR)
+    return f"{chance.normalize():f}"
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def _finite(value: float) -> float | None:

@@ -12,7 +12,7 @@ from guarantees.oracles import Levels
 
 from monai_cert.inferers.certification import CertificationInferer
 from monai_cert.inferers.recording import MaskRecorder, MeasurementRecorder
-from monai_cert.inferers.sharing import Processes
+from monai_cert.inferers.sharing import ProcessGroup
 from monai_cert.inferers.voting import label_maps
 from monai_cert.measurements import Measurement, measurements_of
 from monai_cert.metrics.whole_mask import whole_mask_measurements
@@ -168,7 +168,7 @@ def test_the_majority_is_that_of_the_first_draws_alone() -> None:
             recorder.majority(draws)
 
 
-class TwoProcesses(Processes):
+class TwoProcesses(ProcessGroup):
     """Stands in for a group: gathers what this process and another one give."""
 
     def __init__(self, other: list[Any]) -> None:

@@ -74,8 +74,8 @@ def test_statement_says_what_was_proved() -> None:
     values = np.stack([VALUES, VALUES / 100])
     c = certify_measurements(values, 0.25, 0.001, [0.1], names=["area of lung", "ratio"], units=["cm2", ""])
     assert c.statements[0].startswith(
-        "With probability at least 0.999 over the noise draws, for all 2 measurements and 1 radii at once: no change "
-        "of the image moves the median area of lung of the noisy predictions outside "
+        "With probability at least 0.999 over the noise draws, for all 2 measurements and 1 size at once: no change "
+        "of the image moves the median area of lung over the noisy predictions outside "
     )
     low, high = c.statements[0].split("outside ")[1].split(" cm2 if its l2 size is at most 0.1000")[0].split(" to ")
     assert float(low) <= c.lower[0, 0] < float(low) + 0.01
