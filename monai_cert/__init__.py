@@ -19,6 +19,8 @@ from monai_cert.denoising.schedule import NoiseSchedule
 from monai_cert.hierarchy import Hierarchy
 from monai_cert.inferers.certification import CertificationInferer
 from monai_cert.inferers.denoise import DenoisedNetwork, DiffusionDenoiseInferer
+from monai_cert.inferers.recording import MaskRecorder, MeasurementRecorder
+from monai_cert.measurements import Measurement, measurements_of
 from monai_cert.metrics.abstention import (
     AbstentionRateMetric,
     CertifiedAccuracyMetric,
@@ -37,11 +39,18 @@ from monai_cert.metrics.dice import (
     worst_case_iou,
 )
 from monai_cert.metrics.information import CertifiedInformationGainMetric, certified_information_gain
+from monai_cert.metrics.whole_mask import whole_mask_measurements
 from monai_cert.noise import GaussianNoise
 from monai_cert.sequential import SequentialCertification
 from monai_cert.statistics.binomial import JointTest, SplitTest, joint, min_samples, split, tau_max
 from monai_cert.statistics.looks import equal_split, exact_boundaries
 from monai_cert.statistics.multiplicity import bonferroni, generalized_holm, holm
+from monai_cert.statistics.percentile import (
+    MeasurementCertificate,
+    ShareCertificate,
+    certify_measurements,
+    certify_shares,
+)
 from monai_cert.statistics.radius_map import RadiusMap, radius_map
 from monai_cert.transforms.array import AddSmoothingNoise, CertificateMaps, DenoiseImage, RandNoiseAndDenoise
 from monai_cert.transforms.dictionary import AddSmoothingNoised, CertificateMapsd, DenoiseImaged, RandNoiseAndDenoised
@@ -78,6 +87,10 @@ __all__ = [
     "LoadPicture",
     "LoadPictured",
     "MaskFile",
+    "MaskRecorder",
+    "Measurement",
+    "MeasurementCertificate",
+    "MeasurementRecorder",
     "NoiseSchedule",
     "OutsideBorders",
     "RadiusMap",
@@ -85,6 +98,7 @@ __all__ = [
     "RandNoiseAndDenoised",
     "RequireMaskFitsd",
     "SequentialCertification",
+    "ShareCertificate",
     "SplitTest",
     "WorstCaseDiceMetric",
     "WorstCaseIoUMetric",
@@ -97,6 +111,8 @@ __all__ = [
     "certified_information_gain",
     "certified_iou",
     "certify",
+    "certify_measurements",
+    "certify_shares",
     "chest_phantom",
     "chest_xray_datalist",
     "curve_over_radius",
@@ -108,6 +124,7 @@ __all__ = [
     "joint",
     "lesion_phantom",
     "list_images",
+    "measurements_of",
     "min_samples",
     "monai_denoiser",
     "polyp_phantom",
@@ -115,6 +132,7 @@ __all__ = [
     "radius_map",
     "split",
     "tau_max",
+    "whole_mask_measurements",
     "worst_case_dice",
     "worst_case_iou",
 ]

@@ -231,6 +231,7 @@ class Certificate:
             raise ValueError(f"this is no certificate: {error}") from error
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise ValueError(f"this is no certificate of format {FORMAT}")
+        record = {name: value for name, value in record.items() if name not in _BESIDE}
         known = {f.name for f in fields(cls)} - _MAPS
         _check_fields(record, known | _DERIVED, _ADDED_FIELDS, "the certificate")
         _check_fields(record["provenance"], {f.name for f in fields(Provenance)}, _ADDED_FIELDS, "its provenance")
@@ -253,6 +254,7 @@ class Certificate:
 # Fields that hold maps, fields of the JSON that follow from others, and fields that records of version 0.1 lack.
 _MAPS = {"classes", "nodes", "radii"}
 _DERIVED = {"format", "classes_shape", "classes_sha256", "nodes_sha256", "radii_sha256", "statement"}
+_BESIDE = {"measurements"}  # other certificates of the same image in the same file
 _ADDED_FIELDS = {
     *("tolerated", "looks", "boundaries", "stop", "randomized", "hypotheses", "hierarchy", "nodes_sha256"),
     "radii_sha256",

@@ -15,6 +15,7 @@ from monai_cert.bundle import CertifiedBundle
 from monai_cert.certificate import Certificate
 from monai_cert.data.phantoms import PHANTOM
 from monai_cert.errors import USER_ERRORS, explain
+from monai_cert.measuring import Measuring
 from monai_cert.report import write_certificate, write_csv
 
 __all__ = ["certify_files", "load_image"]
@@ -28,6 +29,7 @@ def certify_files(
     settings: dict[str, Any],
     folder: Path | None,
     say: Callable[[str], object],
+    measuring: Measuring | None = None,
 ) -> dict[str, Any]:
     """Certify files and write their results; ``summary.csv`` is brought up to date after each.
 
@@ -37,6 +39,7 @@ def certify_files(
         settings: what to record as ``settings``.
         folder: where the files go; it exists. None in a process that shares draws with another one, which writes.
         say: called with a line of text after each input.
+        measuring: what to measure on the noisy predictions, if anything.
 
     Returns:
         The summary as the command line prints it with ``--json``. After Ctrl-C the inputs that were not reached have
@@ -49,7 +52,7 @@ def certify_files(
             entries.append(_failed(source, "stopped before this input was done"))
             continue
         try:
-            entries.append(_certify_one(bundle, source, folder))
+            entries.append(_certify_one(bundle, source, folder, measuring))
         except KeyboardInterrupt:
             stopped = True
             entries.append(_failed(source, "stopped before this input was done"))
@@ -61,14 +64,24 @@ def certify_files(
     return {"format": 1, "bundle": bundle.name, "settings": settings, "inputs": entries}
 
 
-def _certify_one(bundle: CertifiedBundle, source: str, folder: Path | None) -> dict[str, Any]:
+def _certify_one(
+    bundle: CertifiedBundle, source: str, folder: Path | None, measuring: Measuring | None
+) -> dict[str, Any]:
     image = load_image(bundle, source)
+    shape = tuple(image.shape[1:])
+    inferer, spacing = bundle.inferer, None
+    if measuring is not None:
+        spacing = measuring.spacing_of(source, shape)
+        inferer.recorders = tuple(measuring.recorders(spacing, shape))
     started = time.perf_counter()
-    certificate = bundle.inferer.certify(image[None], bundle.network)[0]
+    sample = inferer.sample(image[None], bundle.network)[0]
+    certificate = inferer.decide(sample)
+    measured = None if measuring is None else measuring.certify(sample, inferer, spacing)
     seconds = time.perf_counter() - started
     outputs = None
     if folder is not None:
-        outputs = write_certificate(folder, source, image.cpu().numpy(), certificate, bundle.class_names)
+        pixels = image.cpu().numpy()
+        outputs = write_certificate(folder, source, pixels, certificate, bundle.class_names, measured)
     return {
         "input": source,
         "status": "ok",
@@ -79,6 +92,7 @@ def _certify_one(bundle: CertifiedBundle, source: str, folder: Path | None) -> d
         "draws": certificate.draws,
         "seconds": seconds,
         "class_fractions": _class_fractions(certificate),
+        "measurements": None if measured is None else measured.record(),
         "outputs": outputs,
     }
 
@@ -105,7 +119,7 @@ def _class_fractions(certificate: Certificate) -> dict[str, float]:
 
 def _failed(source: str, error: str) -> dict[str, Any]:
     empty = dict.fromkeys(
-        ("certified_fraction", "abstention", "radius", "draws", "seconds", "class_fractions", "outputs")
+        ("certified_fraction", "abstention", "radius", "draws", "seconds", "class_fractions", "measurements", "outputs")
     )
     return {"input": source, "status": "error", "error": error, **empty}
 

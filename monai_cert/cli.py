@@ -22,11 +22,13 @@ from monai_cert.errors import USER_ERRORS, explain
 from monai_cert.memory import keep_freed_memory
 from monai_cert.noise import GaussianNoise
 from monai_cert.sequential import DEFAULT_LOOKS, SequentialCertification
-from monai_cert.statistics.binomial import SplitTest, certified_radius, joint, tau_for_radius
+from monai_cert.statistics.binomial import SplitTest, VoteTest, certified_radius, joint, tau_for_radius
 from monai_cert.statistics.looks import equal_split, exact_boundaries
 from monai_cert.statistics.multiplicity import Correction, bonferroni, generalized_holm, holm
+from monai_cert.statistics.radius_map import RadiusMap
 
 if TYPE_CHECKING:
+    from monai_cert.measuring import Measuring
     from monai_cert.planning import Plan
 
 __all__ = ["main"]
@@ -38,6 +40,13 @@ _CORRECTIONS: dict[str, Callable[[int], Correction]] = {
     "bonferroni": lambda k: bonferroni,
     "generalized_holm": generalized_holm,
 }
+
+
+# Names of monai_cert.measurements and monai_cert.metrics.whole_mask, which take seconds to import.
+_MEASURED = (
+    *("area", "volume", "diameter", "perimeter", "centroid", "bounding-box", "components", "cardiothoracic-ratio"),
+    *("dice", "iou", "hausdorff", "hausdorff-95", "surface-distance"),
+)
 
 
 class UsageError(ValueError):
@@ -79,12 +88,43 @@ def _certify(args: argparse.Namespace) -> int:
     bundle.inferer.share_draws = args.share_draws
     bundle.inferer.progress &= first
     output = _output_folder(args.output) if first else None
-    report = certify_files(bundle, inputs, settings, output, say)
+    measuring = _measuring(args, bundle, settings)
+    report = certify_files(bundle, inputs, settings, output, say, measuring)
     if args.json and first:
         print(json.dumps(report, indent=4, allow_nan=False))
     done = sum(entry["status"] == "ok" for entry in report["inputs"])
     say(f"{done} of {len(inputs)} inputs certified; results are in {output}")
     return DONE if done == len(inputs) else SOME_FAILED
+
+
+def _measuring(args: argparse.Namespace, bundle: Any, settings: dict[str, Any]) -> Measuring | None:
+    """What was asked to be measured, if anything; refuses what this bundle's images have not."""
+    if not args.measure:
+        if args.spacing is not None or args.units != "auto" or args.radii is not None:
+            raise UsageError("--spacing, --units and --radii go with --measure")
+        return None
+    from monai_cert.measurements import measurements_of
+    from monai_cert.measuring import Measuring
+    from monai_cert.metrics.whole_mask import WHOLE_MASK
+
+    tau = bundle.parser.get_parsed_content("displayable_configs#tau")
+    radius = certified_radius(bundle.inferer.noise.sigma, tau)
+    radii = tuple(args.radii or [share * radius for share in (0.25, 0.5, 0.75, 1.0)])
+    shape = bundle.parser.get_parsed_content("spatial_size")
+    kinds = tuple(dict.fromkeys(args.measure))
+    try:
+        single = [kind for kind in kinds if kind not in WHOLE_MASK]
+        measurements_of(single, bundle.class_names, shape, (1.0,) * len(shape))
+        if len(set(radii)) < len(radii) or not all(0 < r < math.inf for r in radii):
+            raise ValueError(f"--radii must be positive and differ, got {' '.join(f'{r:g}' for r in radii)}")
+        if args.spacing is not None and not (len(args.spacing) == len(shape) and min(args.spacing) > 0):
+            raise ValueError(f"--spacing takes {len(shape)} positive numbers of millimeters, rows before columns")
+    except ValueError as error:
+        raise UsageError(explain(error)) from error
+    settings |= {"measure": list(kinds), "spacing": args.spacing, "units": args.units, "radii": list(radii)}
+    return Measuring(
+        kinds, bundle.class_names, radii, None if args.spacing is None else tuple(args.spacing), args.units
+    )
 
 
 def _join_processes(args: argparse.Namespace) -> bool:
@@ -287,7 +327,7 @@ def _bundle(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         raise UsageError(explain(error)) from error
     settings = {
         "sigma": inferer.noise.sigma,
-        "tau": inferer.tau,
+        "tau": None if isinstance(inferer.test, RadiusMap) else inferer.tau,
         "alpha": inferer.alpha,
         "n": inferer.sampling.looks[-1],
         "n0": inferer.test.n0,
@@ -299,7 +339,7 @@ def _bundle(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         "tolerated": inferer.correction.tolerated,
         "randomized": inferer.randomized,
         "hypotheses": getattr(inferer.hypotheses, "name", "all"),
-        "radius": certified_radius(inferer.noise.sigma, inferer.tau),
+        "radius": None if isinstance(inferer.test, RadiusMap) else certified_radius(inferer.noise.sigma, inferer.tau),
         "seed": args.seed,
         "batch_size": args.batch_size,
         "autocast": None if inferer.autocast is None else str(inferer.autocast).removeprefix("torch."),
@@ -311,8 +351,15 @@ def _bundle(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     return bundle, settings
 
 
-def _test(args: argparse.Namespace) -> Any:
-    return joint if args.test == "joint" else SplitTest(args.n0)
+def _test(args: argparse.Namespace) -> VoteTest:
+    test = joint if args.test == "joint" else SplitTest(args.n0)
+    if not getattr(args, "radius_map", False):
+        return test
+    if args.tau is not None or args.sequential or args.randomized:
+        raise UsageError(
+            "--radius-map gives each pixel its own radius: it goes without --tau, --sequential, --randomized"
+        )
+    return RadiusMap(test)
 
 
 def _correction(args: argparse.Namespace) -> Correction:
@@ -416,6 +463,39 @@ def _parser() -> argparse.ArgumentParser:
         "--share-draws",
         action="store_true",
         help="share the draws of each image among the processes of torchrun -m -- monai_cert certify ...",
+    )
+    certify.add_argument(
+        "--radius-map",
+        action="store_true",
+        help="each pixel its own largest radius, all at once, in place of the one of --tau",
+    )
+    certify.add_argument(
+        "--measure",
+        nargs="+",
+        choices=_MEASURED,
+        metavar="WHAT",
+        help=f"certify measurements of the noisy predictions too: {', '.join(_MEASURED)}",
+    )
+    certify.add_argument(
+        "--spacing",
+        nargs="+",
+        type=float,
+        metavar="MM",
+        help="with --measure: millimeters from pixel to pixel of the files, rows before columns, slices first "
+        "(default: what the file states)",
+    )
+    certify.add_argument(
+        "--units",
+        choices=("auto", "mm", "pixels"),
+        default="auto",
+        help="with --measure: auto measures in millimeters where the spacing is known (default: auto)",
+    )
+    certify.add_argument(
+        "--radii",
+        nargs="+",
+        type=float,
+        metavar="R",
+        help="with --measure: l2 radii (default: four up to the radius of tau)",
     )
     certify.set_defaults(command=_certify)
     attack = commands.add_parser("attack", help="try to break the certificate of one image")

@@ -19,16 +19,20 @@ from monai_cert.bundle import CertifiedBundle
 from monai_cert.certificate import Certificate
 from monai_cert.errors import USER_ERRORS, explain
 from monai_cert.hierarchy import Hierarchy
+from monai_cert.inferers.certification import Sample
+from monai_cert.inferers.recording import MeasurementRecorder
 from monai_cert.inferers.voting import VoteCounter
+from monai_cert.measurements import Measurement
 from monai_cert.metrics.abstention import certified_accuracy
 from monai_cert.metrics.dice import certified_dice, worst_case_dice
 from monai_cert.metrics.information import certified_information_gain
+from monai_cert.metrics.whole_mask import whole_mask_measurements
 from monai_cert.processes import Processes
 from monai_cert.provenance import hardware, package_versions, weights_sha256
 from monai_cert.result_rows import OtherRunError, ResultRows, Row, differences, input_digests, now
 from monai_cert.summary import figures_of, summarize, write_summary
 
-__all__ = ["evaluate_dataset", "evaluate_image"]
+__all__ = ["certified_median_dice", "evaluate_dataset", "evaluate_image"]
 
 _MAY_DIFFER = ("limit", "partial", "configs", "radius")  # of the settings; the last two are told by others
 _SUMMARY_EVERY = 10.0  # seconds
@@ -46,11 +50,14 @@ def evaluate_image(bundle: CertifiedBundle, item: dict[str, Any]) -> dict[str, A
         JSON values. ``figures``, where None stands for NaN: Dice means over the foreground classes of the image (NaN
         classes left out) of the plain network on the clean image, of the majority vote, and of the certificate;
         ``seconds`` of certification; certified accuracy, and certified information gain, which is the same without a
-        hierarchy; all draws. Also the ``seed`` and ``batch_size`` of the draws, and the ``hardware``.
+        hierarchy; all draws; `certified_median_dice`. Also the ``seed`` and ``batch_size`` of the draws, and the
+        ``hardware``.
     """
     data = bundle.parser.get_parsed_content("labeled_preprocessing")(item)
     device = next(bundle.network.parameters()).device
     image, truth = data["image"].as_tensor()[None].to(device), data["label"].as_tensor()[None].long()
+    compared = _comparisons(bundle, truth)
+    bundle.inferer.recorders = (lambda image: MeasurementRecorder(compared),) if compared else ()
     started = time.perf_counter()
     sample = bundle.inferer.sample(image, bundle.network)[0]
     certificate = bundle.inferer.decide(sample)
@@ -70,6 +77,7 @@ def evaluate_image(bundle: CertifiedBundle, item: dict[str, Any]) -> dict[str, A
         "certified_accuracy": _mean(certified_accuracy(classes, truth)),
         "certified_information_gain": _mean(certified_information_gain(nodes, truth, hierarchy)),
         "draws": certificate.draws,
+        "certified_median_dice": certified_median_dice(sample, certificate),
     }
     return {
         "figures": {name: None if np.isnan(value) else value for name, value in figures.items()},
@@ -77,6 +85,27 @@ def evaluate_image(bundle: CertifiedBundle, item: dict[str, Any]) -> dict[str, A
         "batch_size": certificate.provenance.batch_size,
         "hardware": hardware(device),
     }
+
+
+def certified_median_dice(sample: Sample, certificate: Certificate) -> float:
+    """What no attack within the certificate's radius can bring the median Dice of the noisy predictions below.
+
+    The statement is distributional: at least half of the noisy predictions keep this Dice with the truth, where
+    worst-case Dice speaks of the one map of majority classes. The claim of `certify_measurements`, with the
+    certificate's alpha for all classes of the image together; the mean over the foreground classes that the truth has,
+    NaN if it has none.
+
+    Args:
+        sample: with one recorder, of the Dice of each of these classes, or none.
+        certificate: its certificate.
+    """
+    if not sample.recorded:
+        return np.nan
+    (recorder,) = sample.recorded
+    assert isinstance(recorder, MeasurementRecorder)
+    looks = max(1, len(certificate.looks))
+    found = recorder.certify(certificate.sigma, certificate.alpha, [certificate.radius], looks=looks)
+    return float(found.lower.mean())
 
 
 def evaluate_dataset(
@@ -238,6 +267,13 @@ def _networks(bundle: CertifiedBundle) -> Iterator[nn.Module]:
                 yield value
             elif isinstance(value, Inferer):
                 inferers.append(value)
+
+
+def _comparisons(bundle: CertifiedBundle, truth: torch.Tensor) -> list[Measurement]:
+    """Dice of the foreground classes that the truth has; a function of the truth alone, so fixed before the draws."""
+    reference = truth[0, 0].numpy()
+    every = whole_mask_measurements(["dice"], bundle.class_names, reference, called="the truth")
+    return [measurement for c, measurement in enumerate(every, start=1) if (reference == c).any()]
 
 
 def _clean_prediction(bundle: CertifiedBundle, image: torch.Tensor) -> torch.Tensor:

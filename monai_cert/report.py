@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +24,8 @@ from PIL import Image
 from monai_cert.certificate import Certificate, classes_to_disk
 from monai_cert.data.files import is_medical, stem
 from monai_cert.data.phantoms import PHANTOM
-from monai_cert.visualize import certificate_figure, save_png
+from monai_cert.measuring import Measured
+from monai_cert.visualize import certificate_figure, interval_figure, save_png
 
 __all__ = [
     "SaveCertificated",
@@ -65,6 +67,7 @@ def write_certificate(
     image: npt.NDArray[np.floating],
     certificate: Certificate,
     class_names: tuple[str, ...] | None = None,
+    measured: Measured | None = None,
 ) -> dict[str, str]:
     """Write the four files of one input.
 
@@ -74,11 +77,12 @@ def write_certificate(
         image: (C, *spatial) what was certified.
         certificate: its certificate.
         class_names: a name a class.
+        measured: what was certified about measurements, if anything.
 
     Returns:
         Paths of ``classes`` (``.png`` or ``.nii.gz``, 255 = abstain), ``radius`` (``.tif`` or ``.nii.gz``, float32),
         ``overlay`` (``.png``) and ``certificate`` (``.json``, written last); with a hierarchy also ``nodes``, like
-        ``classes``.
+        ``classes``; with measurements also ``intervals``, a picture.
     """
     name = stem(source)
     figure = certificate_figure(image, certificate, title=title_of(source), class_names=class_names)
@@ -96,7 +100,12 @@ def write_certificate(
         content = encoded(lambda file: tifffile.imwrite(file, radius))
         paths["radius"] = write_whole(folder / f"{name}_radius.tif", content)
     paths["overlay"] = write_whole(folder / f"{name}_overlay.png", encoded(lambda file: save_png(figure, file)))
-    paths["certificate"] = write_whole(folder / f"{name}.json", certificate.to_json().encode())
+    record = certificate.to_json()
+    if measured is not None:
+        bars = interval_figure(measured.certificates, title=title_of(source), left_out=tuple(measured.failures))
+        paths["intervals"] = write_whole(folder / f"{name}_intervals.png", encoded(lambda file: save_png(bars, file)))
+        record = json.dumps(json.loads(record) | {"measurements": measured.record()}, indent=4, allow_nan=False)
+    paths["certificate"] = write_whole(folder / f"{name}.json", record.encode())
     return {key: str(path) for key, path in paths.items()}
 
 

@@ -30,6 +30,7 @@ FIGURES = (
     "certified_accuracy",
     "certified_information_gain",
     "draws",
+    "certified_median_dice",
 )
 
 
@@ -50,7 +51,7 @@ def summarize(rows: ResultRows, settings: Mapping[str, Any], left_out: int = 0) 
     """
     done, failed = rows.known(), rows.known("error")
     found = [figures_of(row) for row in done]
-    columns = {name: np.array([figures[name] for figures in found], dtype=np.float64) for name in FIGURES}
+    columns = {name: np.array([figures.get(name, math.nan) for figures in found], dtype=np.float64) for name in FIGURES}
     known = {name: column[~np.isnan(column)] for name, column in columns.items()}
     intervals = {name: bootstrap_interval(column) for name, column in known.items()}
     hardware = [row["hardware"] for row in done]

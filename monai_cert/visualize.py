@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Collection, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,8 +18,9 @@ from matplotlib.patches import Ellipse, Patch
 from scipy.ndimage import binary_dilation, find_objects, label
 
 from monai_cert.certificate import ABSTAIN, Certificate
+from monai_cert.statistics.percentile import MeasurementCertificate
 
-__all__ = ["attack_figure", "certificate_figure", "save_png"]
+__all__ = ["attack_figure", "certificate_figure", "interval_figure", "save_png"]
 
 # Okabe-Ito colors: told apart by color-blind readers and on grey.
 _CLASS_COLORS = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
@@ -150,9 +152,70 @@ def attack_figure(
     return figure
 
 
+def interval_figure(
+    certificates: Sequence[MeasurementCertificate], *, title: str, left_out: Collection[str] = ()
+) -> Figure:
+    """Draw the certified interval of every measurement against the radius, a panel a measurement.
+
+    Args:
+        certificates: of one image.
+        title: what to call the image.
+        left_out: names of measurements that are not shown.
+
+    Returns:
+        The figure, four panels a row.
+    """
+    shown = [(c, m) for c in certificates for m, name in enumerate(c.names) if name not in left_out]
+    columns = min(4, max(1, len(shown)))
+    rows = max(1, -(-len(shown) // columns))
+    figure = Figure(figsize=(3.9 * columns, 3.1 * rows + 1.2), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, (certificate, m) in zip(panels, shown, strict=False):
+        _draw_intervals(axes, certificate, m)
+    for axes in list(figure.axes)[len(shown) :]:
+        axes.set_axis_off()
+    if shown:
+        settings = f"sigma {shown[0][0].sigma:g}, n {shown[0][0].n}"
+        figure.suptitle(f"{title}: measurements under attack   ({settings})", fontsize=12, fontweight="bold")
+    figure.supxlabel(
+        "l2 size of the change of the image. Dot: median over the noisy predictions. Bar: no change of this size moves "
+        "the median outside. Arrow: the draws prove no end.",
+        fontsize=9,
+        wrap=True,
+    )
+    return figure
+
+
 def save_png(figure: Figure, file: BinaryIO, dpi: int = 100) -> None:
     """Write a figure as PNG."""
     figure.savefig(file, format="png", dpi=dpi)
+
+
+def _draw_intervals(axes: Axes, certificate: MeasurementCertificate, m: int) -> None:
+    estimate = np.atleast_1d(certificate.estimate)[m]
+    lower, upper = (np.atleast_2d(ends)[m] for ends in (certificate.lower, certificate.upper))
+    limits = np.atleast_2d(certificate.limits)[m]
+    proved = [(low > limits[0], high < limits[1]) for low, high in zip(lower, upper, strict=True)]
+    known = [
+        end for ends, p in zip(zip(lower, upper, strict=True), proved, strict=True) for end in np.array(ends)[[*p]]
+    ]
+    values = [v for v in (*known, estimate) if np.isfinite(v)] or [0.0]
+    margin = 0.15 * (max(values) - min(values)) or 0.05 * abs(values[0]) or 1.0
+    low_edge, high_edge = max(limits[0], min(values) - margin), min(limits[1], max(values) + margin)
+    color = _CLASS_COLORS[6]
+    for radius, low, high, (from_below, from_above) in zip(certificate.radii, lower, upper, proved, strict=True):
+        ends = (low if from_below else low_edge, high if from_above else high_edge)
+        axes.plot([radius, radius], ends, color=color, linewidth=5, solid_capstyle="butt", alpha=0.75)
+        for end, sure, marker in ((ends[0], from_below, "v"), (ends[1], from_above, "^")):
+            if not sure:
+                axes.plot(radius, end, marker=marker, color=color, markersize=9, clip_on=False)
+    axes.plot(certificate.radii, [estimate] * len(certificate.radii), "o", color="black", markersize=4)
+    axes.set_xlim(0, 1.12 * float(certificate.radii.max()) or 1)
+    axes.set_ylim(low_edge - margin / 3, high_edge + margin / 3)
+    unit = f" [{certificate.units[m]}]" if certificate.units[m] else ""
+    axes.set_title("\n".join(textwrap.wrap(certificate.names[m] + unit, 36)), fontsize=10)
+    axes.grid(alpha=0.3)
 
 
 def _numbered(certificate: Certificate) -> tuple[str, ...]:

@@ -12,12 +12,12 @@ PACKAGE = Path(monai_cert.__file__).parent
 
 # A module may import from layers before its own, and from its own package (statistics, denoising, ...).
 LAYERS = [
-    ("statistics", "bounds", "errors", "hierarchy", "memory"),
+    ("statistics", "bounds", "errors", "hierarchy", "measurements", "memory"),
     ("noise", "denoising.schedule", "provenance", "evidence", "processes"),
     ("certificate", "sequential", "denoising.denoiser", "denoising.adapters", "denoising.training"),
     ("metrics", "transforms"),
     ("inferers",),
-    ("data", "report", "visualize", "attack"),
+    ("data", "measuring", "report", "visualize", "attack"),
     ("bundle", "result_rows"),
     ("summary",),
     ("certify_files", "evaluation", "planning"),
@@ -27,7 +27,9 @@ LAYERS = [
 SAME_LAYER_ALLOWED = {
     ("denoising.adapters", "denoising.denoiser"),
     ("denoising.training", "denoising.adapters"),
+    ("measuring", "data"),
     ("report", "data"),
+    ("report", "measuring"),
     ("report", "visualize"),
 }
 

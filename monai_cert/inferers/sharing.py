@@ -12,13 +12,13 @@ from torch import distributed
 
 from monai_cert.errors import USER_ERRORS
 
-__all__ = ["ALONE", "Processes", "process_group"]
+__all__ = ["ALONE", "ProcessGroup", "process_group"]
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Processes:
+class ProcessGroup:
     """The processes among which the draws of an image are shared; see `process_group`.
 
     Every method is called by all of them, in the same order.
@@ -80,10 +80,10 @@ class Processes:
                 raise ValueError(f"processes that share draws must have the same {name}; they differ")
 
 
-ALONE = Processes(rank=0, size=1)
+ALONE = ProcessGroup(rank=0, size=1)
 
 
-def process_group() -> Processes:
+def process_group() -> ProcessGroup:
     """The processes of the initialized default process group.
 
     Raises:
@@ -94,4 +94,4 @@ def process_group() -> Processes:
             "draws can only be shared in a process group: start the processes with torchrun and call "
             "torch.distributed.init_process_group first"
         )
-    return Processes(distributed.get_rank(), distributed.get_world_size())
+    return ProcessGroup(distributed.get_rank(), distributed.get_world_size())

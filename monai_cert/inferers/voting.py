@@ -10,7 +10,7 @@ import torch
 
 from monai_cert.certificate import Certificate, certify
 from monai_cert.inferers.batching import BatchSizer, is_out_of_memory
-from monai_cert.inferers.sharing import Processes
+from monai_cert.inferers.sharing import ProcessGroup
 
 __all__ = ["Accumulator", "NoiseLaw", "VoteCounter", "draw", "draw_votes", "label_maps"]
 
@@ -47,7 +47,7 @@ class Accumulator(Protocol):
             predictions: (B, C, *spatial) logits, or (B, *spatial) label maps.
         """
 
-    def exchange(self, processes: Processes) -> None:
+    def exchange(self, processes: ProcessGroup) -> None:
         """Take over what the others of several processes took since the last exchange, in the order of the draws."""
 
 
@@ -135,7 +135,7 @@ class VoteCounter:
         rest = self.draws - above_first.sum(0, keepdim=True, dtype=self._dtype)
         return torch.cat([rest.to(self._dtype), above_first])
 
-    def exchange(self, processes: Processes) -> None:
+    def exchange(self, processes: ProcessGroup) -> None:
         """Add the votes of the other processes, and put their passes after one another in the order of the draws.
 
         Raises:

@@ -13,6 +13,8 @@ from monai.networks.nets import UNet
 from torch import distributed
 
 from monai_cert.inferers.certification import CertificationInferer
+from monai_cert.inferers.recording import MeasurementRecorder
+from monai_cert.measurements import measurements_of
 from monai_cert.noise import GaussianNoise
 from monai_cert.sequential import SequentialCertification
 from monai_cert.statistics.binomial import SplitTest
@@ -38,12 +40,24 @@ def images() -> torch.Tensor:
 def certificates(batch: torch.Tensor, net: Any, **settings: Any) -> Any:
     """Record and votes of each image, or the error."""
     noise = GaussianNoise(0.1)
-    inferer = CertificationInferer(noise, **{"alpha": 0.05, "seed": 3, "batch_size": 4, **settings})
+    settings = {"alpha": 0.05, "seed": 3, "batch_size": 4, "recorders": [areas], **settings}
+    inferer = CertificationInferer(noise, **settings)
     try:
         samples = inferer.sample(batch, net)
     except (ValueError, RuntimeError) as error:
         return f"{type(error).__name__}: {error}"
-    return [{"record": json.loads(inferer.decide(s).to_json()), "votes": s.votes.tolist()} for s in samples]
+    return [
+        {
+            "record": json.loads(inferer.decide(s).to_json()),
+            "votes": s.votes.tolist(),
+            "areas": s.recorded[0].values().tolist(),
+        }
+        for s in samples
+    ]
+
+
+def areas(image: torch.Tensor) -> MeasurementRecorder:
+    return MeasurementRecorder(measurements_of(["area"], ["background", "a", "b"], image.shape[1:]))
 
 
 def failing_in(process: int) -> Any:

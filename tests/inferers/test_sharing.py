@@ -15,7 +15,7 @@ from inferers.sharing_script import CASES, certificates, images, network
 
 from monai_cert.cli import main
 from monai_cert.inferers.certification import CertificationInferer
-from monai_cert.inferers.sharing import Processes
+from monai_cert.inferers.sharing import ProcessGroup
 from monai_cert.noise import GaussianNoise
 from tiny import N
 
@@ -51,6 +51,7 @@ def test_two_processes_find_what_one_finds(shared: list[dict[str, Any]], case: s
     assert shared[0][case] == shared[1][case]
     for ours, theirs in zip(shared[0][case], alone, strict=True):
         assert ours["votes"] == theirs["votes"]
+        assert ours["areas"] == theirs["areas"]
         assert without(ours["record"], "passes", "processes") == without(theirs["record"], "passes", "processes")
         assert (ours["record"]["provenance"]["processes"], theirs["record"]["provenance"]["processes"]) == (2, 1)
 
@@ -86,7 +87,7 @@ def test_what_fails_in_one_process_fails_in_both_with_the_reason(shared: list[di
 
 @pytest.mark.parametrize(("draws", "size"), [(10, 1), (10, 3), (2, 2), (1, 2), (0, 3)])
 def test_shares_are_the_draws_in_order(draws: int, size: int) -> None:
-    shares = [Processes(rank, size).share(range(draws)) for rank in range(size)]
+    shares = [ProcessGroup(rank, size).share(range(draws)) for rank in range(size)]
     assert [draw for share in shares for draw in share] == list(range(draws))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 

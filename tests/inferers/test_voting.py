@@ -12,7 +12,7 @@ import torch
 from monai.inferers import SlidingWindowInferer
 
 from monai_cert.inferers import voting
-from monai_cert.inferers.sharing import Processes
+from monai_cert.inferers.sharing import ProcessGroup
 from monai_cert.inferers.voting import VoteCounter, draw, draw_votes, label_maps
 from monai_cert.noise import GaussianNoise, draw_seeds
 
@@ -296,7 +296,7 @@ class Keeping:
             failing_pass()
         self.kept += predictions
 
-    def exchange(self, processes: Processes) -> None:
+    def exchange(self, processes: ProcessGroup) -> None:
         raise AssertionError("one process has nothing to exchange")
 
 
