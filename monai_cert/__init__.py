@@ -35,6 +35,9 @@ from monai_cert.metrics.dice import (
     worst_case_iou,
 )
 from monai_cert.metrics.information import CertifiedInformationGainMetric, certified_information_gain
+from monai_cert.networks.constants import LayerBound, LipschitzBound, lipschitz_bound
+from monai_cert.networks.losses import TemperatureCrossEntropyLoss
+from monai_cert.networks.segmenter import LipschitzSegmenter
 from monai_cert.noise import GaussianNoise
 from monai_cert.sequential import SequentialCertification
 from monai_cert.statistics.binomial import JointTest, SplitTest, joint, min_samples, split, tau_max
@@ -68,6 +71,9 @@ __all__ = [
     "GaussianNoise",
     "Hierarchy",
     "JointTest",
+    "LayerBound",
+    "LipschitzBound",
+    "LipschitzSegmenter",
     "LoadClasses",
     "LoadClassesd",
     "LoadMask",
@@ -81,6 +87,7 @@ __all__ = [
     "RandNoiseAndDenoised",
     "SequentialCertification",
     "SplitTest",
+    "TemperatureCrossEntropyLoss",
     "WorstCaseDiceMetric",
     "WorstCaseIoUMetric",
     "abstention_rate",
@@ -99,6 +106,7 @@ __all__ = [
     "generalized_holm",
     "holm",
     "joint",
+    "lipschitz_bound",
     "list_images",
     "min_samples",
     "monai_denoiser",

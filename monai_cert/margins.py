@@ -216,7 +216,7 @@ def pixel_sensitivity(logits: FloatArray, truth: npt.NDArray[np.integer[Any]], k
 
 def pixel_specificity(logits: FloatArray, truth: npt.NDArray[np.integer[Any]], k: int) -> Attackable:
     """Share of the pixels of other classes that are not taken for class k, 1 - FPR; NaN if there is none."""
-    _, made, positive, true = _parts(logits, truth, k)
+    _, made, _, true = _parts(logits, truth, k)
     negatives = truth.size - true
     quiet = len(made) - 1
     # Making false positives is what breaks this figure, so that they take the first place.

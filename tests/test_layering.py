@@ -14,7 +14,7 @@ PACKAGE = Path(monai_cert.__file__).parent
 LAYERS = [
     ("statistics", "bounds", "errors", "hierarchy", "margins", "memory"),
     ("noise", "denoising.schedule", "provenance", "evidence"),
-    ("certificate", "sequential", "denoising.denoiser", "denoising.adapters", "denoising.training"),
+    ("certificate", "sequential", "denoising.denoiser", "denoising.adapters", "denoising.training", "networks"),
     ("metrics", "transforms"),
     ("inferers",),
     ("data", "report", "visualize", "attack"),
