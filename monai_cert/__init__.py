@@ -18,6 +18,8 @@ from monai_cert.denoising.schedule import NoiseSchedule
 from monai_cert.hierarchy import Hierarchy
 from monai_cert.inferers.certification import CertificationInferer
 from monai_cert.inferers.denoise import DenoisedNetwork, DiffusionDenoiseInferer
+from monai_cert.inferers.lipschitz import LipschitzCertificationInferer
+from monai_cert.margins import flip_costs, pixel_radii
 from monai_cert.metrics.abstention import (
     AbstentionRateMetric,
     CertifiedAccuracyMetric,
@@ -35,6 +37,19 @@ from monai_cert.metrics.dice import (
     worst_case_iou,
 )
 from monai_cert.metrics.information import CertifiedInformationGainMetric, certified_information_gain
+from monai_cert.metrics.worst_case import (
+    CertifiedRobustPixelAccuracy,
+    WorstCaseDice,
+    WorstCaseFNR,
+    WorstCaseIoU,
+    certified_robust_pixel_accuracy,
+    dice_under_attack,
+    fnr_under_attack,
+    fpr_under_attack,
+    iou_under_attack,
+    smallest_attack,
+    stability_under_attack,
+)
 from monai_cert.networks.constants import LayerBound, LipschitzBound, lipschitz_bound
 from monai_cert.networks.losses import TemperatureCrossEntropyLoss
 from monai_cert.networks.segmenter import LipschitzSegmenter
@@ -62,6 +77,7 @@ __all__ = [
     "CertifiedDiceMetric",
     "CertifiedInformationGainMetric",
     "CertifiedIoUMetric",
+    "CertifiedRobustPixelAccuracy",
     "DenoiseImage",
     "DenoiseImaged",
     "DenoisedNetwork",
@@ -73,6 +89,7 @@ __all__ = [
     "JointTest",
     "LayerBound",
     "LipschitzBound",
+    "LipschitzCertificationInferer",
     "LipschitzSegmenter",
     "LoadClasses",
     "LoadClassesd",
@@ -88,7 +105,10 @@ __all__ = [
     "SequentialCertification",
     "SplitTest",
     "TemperatureCrossEntropyLoss",
+    "WorstCaseDice",
     "WorstCaseDiceMetric",
+    "WorstCaseFNR",
+    "WorstCaseIoU",
     "WorstCaseIoUMetric",
     "abstention_rate",
     "adjusted_p_values",
@@ -97,21 +117,30 @@ __all__ = [
     "certified_dice",
     "certified_information_gain",
     "certified_iou",
+    "certified_robust_pixel_accuracy",
     "certify",
     "chest_phantom",
     "chest_xray_datalist",
+    "dice_under_attack",
     "diffusers_denoiser",
     "equal_split",
     "exact_boundaries",
+    "flip_costs",
+    "fnr_under_attack",
+    "fpr_under_attack",
     "generalized_holm",
     "holm",
+    "iou_under_attack",
     "joint",
     "lipschitz_bound",
     "list_images",
     "min_samples",
     "monai_denoiser",
+    "pixel_radii",
     "public_datalist",
+    "smallest_attack",
     "split",
+    "stability_under_attack",
     "tau_max",
     "worst_case_dice",
     "worst_case_iou",

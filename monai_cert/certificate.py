@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from decimal import ROUND_DOWN, Decimal
+from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,15 @@ class Certificate:
         hierarchy: groups of classes that may be certified in place of a class.
         nodes: (*spatial) int16 finest certified node of the hierarchy, `ABSTAIN` where there is none; it is that of
             ``classes`` where these do not abstain.
+        kind: ``probabilistic``: a claim about the majority under noise, which fails with probability alpha;
+            ``deterministic``: one about the network itself, from its Lipschitz constant. The latter has no noise (sigma
+            0), one pass (n = 1, tau = 1), no tests, and does not fail (alpha 0).
+        lipschitz_constant: of a deterministic claim: that of all logits of the network, in l2.
+        rounding: of a deterministic claim: how much farther logits may move as they are computed.
+        stability: of a deterministic claim: the least share of all pixels that keep their class, certified or not,
+            under any one change of the image of l2 size at most ``radius``.
+        radii: (*spatial) float32, of a deterministic claim: the radius of each certified pixel, at least ``radius``,
+            below which its class stays; 0 where it abstains.
     """
 
     classes: npt.NDArray[np.int16]
@@ -131,6 +140,11 @@ class Certificate:
     hypotheses: str = "all"
     hierarchy: Hierarchy | None = None
     nodes: npt.NDArray[np.int16] | None = None
+    kind: str = "probabilistic"
+    lipschitz_constant: float | None = None
+    rounding: float | None = None
+    stability: float | None = None
+    radii: npt.NDArray[np.float32] | None = None
 
     @property
     def abstention(self) -> float:
@@ -149,12 +163,19 @@ class Certificate:
 
     @property
     def radius_map(self) -> npt.NDArray[np.float32]:
-        """(*spatial) float32: the radius, rounded toward zero, where a class is certified, and 0 where it is not."""
+        """(*spatial) float32: the radius, rounded toward zero, where a class is certified, and 0 where it is not.
+
+        It is each pixel's own where the certificate has ``radii``, else that of the claim.
+        """
+        if self.radii is not None:
+            return self.radii
         return np.where(self.classes == ABSTAIN, np.float32(0), _float32_down(self.radius))
 
     @property
     def statement(self) -> str:
         """The claim in plain sentences."""
+        if self.kind == "deterministic":
+            return self._deterministic_statement
         certified, radius = int((self.classes != ABSTAIN).sum()), _down_to_digits(self.radius)
         chance = "the noise draws" + (" and the randomization of the p-values" if self.randomized else "")
         tested = "" if self.tested == self.classes.size else f", {self.tested} of them tested"
@@ -178,6 +199,20 @@ class Certificate:
             )
         return sentence
 
+    @property
+    def _deterministic_statement(self) -> str:
+        certified, radius = int((self.classes != ABSTAIN).sum()), _down_to_digits(self.radius)
+        constant = _up_to_digits(self.lipschitz_constant or 0.0)
+        share = _down_to_digits(100 * (self.stability or 0.0), 2)
+        return (
+            "Without any noise and any chance: since no change of the image moves the logits by more than "
+            f"{constant} times its l2 size, rounding apart, for all of the {certified} certified pixels (of "
+            f"{self.classes.size}): under every change of the image of l2 size below {radius} (pixel values from "
+            f"{self.bounds[0]:g} to {self.bounds[1]:g}) the class of the network stays the certified one, at each of "
+            f"them up to its own radius; and under any one change of at most that size {share} % of all pixels, "
+            "certified or not, keep their class."
+        )
+
     def to_json(self) -> str:
         """The record as JSON: all fields but the maps, which are saved beside and bound to it by their digests."""
         record = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _MAPS}
@@ -189,18 +224,28 @@ class Certificate:
             "classes_shape": list(self.classes.shape),
             "classes_sha256": _digest(self.classes),
             "nodes_sha256": None if self.nodes is None else _digest(self.nodes),
+            "radii_sha256": None if self.radii is None else _digest(self.radii, "<f4"),
             "statement": self.statement,
         }
+        if self.kind == "probabilistic":
+            record = {name: value for name, value in record.items() if name not in _DETERMINISTIC_FIELDS}
         return json.dumps(record, indent=4)
 
     @classmethod
-    def from_json(cls, text: str, classes: IntArray, nodes: IntArray | None = None) -> Certificate:
+    def from_json(
+        cls,
+        text: str,
+        classes: IntArray,
+        nodes: IntArray | None = None,
+        radii: npt.NDArray[np.float32] | None = None,
+    ) -> Certificate:
         """Read a record back, together with its maps.
 
         Args:
             text: what `to_json` wrote.
             classes: (*spatial) label map with `ABSTAIN`, see `classes_from_disk`.
             nodes: (*spatial) map of the nodes, if the record has a hierarchy.
+            radii: (*spatial) map of the radii, if the record is a deterministic one.
 
         Raises:
             ValueError: if the text is no record, of another format, has unknown or missing fields, or belongs to other
@@ -221,20 +266,28 @@ class Certificate:
         node_map: npt.NDArray[np.int16] | None = None if nodes is None else np.asarray(nodes, dtype=np.int16)
         if (None if node_map is None else _digest(node_map)) != record.get("nodes_sha256"):
             raise ValueError("the map of nodes is not the one that this certificate was made for, or is missing")
+        radius_map: npt.NDArray[np.float32] | None = None if radii is None else np.asarray(radii, dtype=np.float32)
+        if (None if radius_map is None else _digest(radius_map, "<f4")) != record.get("radii_sha256"):
+            raise ValueError("the map of radii is not the one that this certificate was made for, or is missing")
         values = {name: _tuples(record[name]) for name in known & set(record)}
         values["provenance"] = Provenance(**{name: _tuples(value) for name, value in record["provenance"].items()})
         if record.get("hierarchy") is not None:
             values["hierarchy"] = Hierarchy(**record["hierarchy"])
-        return cls(classes=label_map, nodes=node_map, **values)
+        return cls(classes=label_map, nodes=node_map, radii=radius_map, **values)
 
 
-# Fields that hold maps, fields of the JSON that follow from others, and fields that records of version 0.1 lack.
-_MAPS = {"classes", "nodes"}
-_DERIVED = {"format", "classes_shape", "classes_sha256", "nodes_sha256", "statement"}
-_ADDED_FIELDS = {
-    *("tolerated", "looks", "boundaries", "stop", "randomized", "hypotheses", "hierarchy", "nodes_sha256"),
-    *("passes", "autocast", "compiled"),
-}
+# Fields that hold maps, fields of the JSON that follow from others, fields of deterministic records alone, and fields
+# that a record may lack, by generation: it has all fields of a generation and of those before it, or none.
+_MAPS = {"classes", "nodes", "radii"}
+_DERIVED = {"format", "classes_shape", "classes_sha256", "nodes_sha256", "radii_sha256", "statement"}
+_DETERMINISTIC_FIELDS = {"kind", "lipschitz_constant", "rounding", "stability", "radii_sha256"}
+_ADDED_FIELDS = (
+    {
+        *("tolerated", "looks", "boundaries", "stop", "randomized", "hypotheses", "hierarchy", "nodes_sha256"),
+        *("passes", "autocast", "compiled"),
+    },
+    _DETERMINISTIC_FIELDS,
+)
 
 
 def certify(
@@ -467,10 +520,14 @@ def _mask(hypotheses: npt.NDArray[np.bool_], shape: torch.Size) -> torch.Tensor:
     return torch.from_numpy(hypotheses)
 
 
-def _check_fields(record: Any, known: set[str], added: set[str], what: str) -> None:
-    """Refuse unknown fields and missing ones; records of version 0.1 have none of the added fields."""
+def _check_fields(record: Any, known: set[str], added: tuple[set[str], ...], what: str) -> None:
+    """Refuse unknown fields and missing ones; those of later generations than it has are not missing."""
     present = set(record) if isinstance(record, dict) else set()
-    required = known if present & added else known - added
+    required = set(known)
+    for generation in reversed(added):
+        if present & generation:
+            break
+        required -= generation
     if wrong := sorted((present - known) | (required - present)):
         raise ValueError(f"{what} has unknown or missing fields: {', '.join(wrong)}")
 
@@ -480,8 +537,8 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def _digest(classes: IntArray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(classes, dtype="<i2").tobytes()).hexdigest()
+def _digest(values: npt.NDArray[Any], dtype: str = "<i2") -> str:
+    return hashlib.sha256(np.ascontiguousarray(values, dtype=dtype).tobytes()).hexdigest()
 
 
 def _float32_down(value: float) -> np.float32:
@@ -493,3 +550,8 @@ def _float32_down(value: float) -> np.float32:
 def _down_to_digits(value: float, digits: int = 4) -> str:
     """Decimal text of a number, rounded toward zero."""
     return str(Decimal(value).quantize(Decimal(10) ** -digits, rounding=ROUND_DOWN))
+
+
+def _up_to_digits(value: float, digits: int = 4) -> str:
+    """Decimal text of a number, rounded away from zero."""
+    return str(Decimal(value).quantize(Decimal(10) ** -digits, rounding=ROUND_UP))

@@ -6,8 +6,8 @@ classes; r is a margin, such as that of rounding, often 0. Write z = f(x), and d
 
 *One pixel, several classes.* Let c be its class and j another one. Where z_j + dz_j >= z_c + dz_c, there
 z_c - z_j <= dz_j - dz_c <= sqrt(2) ||dz||, the last by Cauchy-Schwarz with the vector (1, -1). With m the margin of the
-first class over the second, no class overtakes c while ||dz|| < m / sqrt(2). Hence the radius (m / sqrt(2) - r) / L; and
-the pixel *costs* m^2 / 2 of the squared length of dz: dz = (-m / 2, m / 2) flips it for just that.
+first class over the second, no class overtakes c while ||dz|| < m / sqrt(2). Hence the radius (m / sqrt(2) - r) / L;
+and the pixel *costs* m^2 / 2 of the squared length of dz: dz = (-m / 2, m / 2) flips it for just that.
 
 *One pixel, one channel.* Its class is 1 where z > 0, else 0. It stays while ||dz|| < |z|, and -z flips it: the radius
 is (|z| - r) / L, the cost z^2.
@@ -63,7 +63,8 @@ _UNIT = 2.0**-53
 
 def pixel_classes(logits: FloatArray) -> npt.NDArray[np.int16]:
     """(*spatial) classes of logits (C, *spatial): one channel is compared with 0; the first of several in a tie."""
-    return (logits[0] > 0 if len(logits) == 1 else np.argmax(logits, axis=0)).astype(np.int16)
+    classes = logits[0] > 0 if len(logits) == 1 else np.argmax(logits, axis=0)
+    return np.asarray(classes, dtype=np.int16)
 
 
 def flip_costs(logits: FloatArray, target: int | None = None) -> Costs:

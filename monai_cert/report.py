@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -111,6 +112,7 @@ class SaveCertificated(MapTransform):
         class_names: a name a class.
         node_key: the certified nodes of a hierarchy, where there is one.
         allow_missing_keys: skip a key that is not there.
+        radius_key: the radii; a deterministic certificate has one of each pixel.
     """
 
     def __init__(
@@ -121,12 +123,14 @@ class SaveCertificated(MapTransform):
         class_names: Sequence[str] | None = None,
         node_key: str = "node",
         allow_missing_keys: bool = False,
+        radius_key: str = "radius",
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.output_dir = Path(output_dir)
         self.image_key = image_key
         self.class_names = None if class_names is None else tuple(class_names)
         self.node_key = node_key
+        self.radius_key = radius_key
 
     def __call__(self, data: Mapping[Any, Any]) -> Mapping[Any, Any]:
         """Write the files of one decollated item and pass it on."""
@@ -135,7 +139,10 @@ class SaveCertificated(MapTransform):
         for key in self.key_iterator(data):
             classes = _label_map(data[key])
             nodes = _label_map(data[self.node_key]) if self.node_key in data else None
-            certificate = Certificate.from_json(data[key].meta["certificate"], classes, nodes)
+            record = data[key].meta["certificate"]
+            deterministic = json.loads(record).get("kind") == "deterministic"
+            radii = torch.as_tensor(data[self.radius_key]).cpu().numpy()[0] if deterministic else None
+            certificate = Certificate.from_json(record, classes, nodes, radii)
             source = image.meta["filename_or_obj"]
             write_certificate(self.output_dir, source, image.as_tensor().cpu().numpy(), certificate, self.class_names)
         return data

@@ -66,12 +66,15 @@ def certificate_figure(
     _show(overlay, picture)
     _draw_classes(overlay, _slice(shown_as, 2), names, prefix="certified ", num_classes=certificate.num_classes)
     overlay.set_title(f"{share}, abstained {np.mean(shown_as == ABSTAIN):.1%}", fontsize=11)
-    shown = radii.imshow(radius, cmap="cividis", vmin=0, vmax=certificate.radius or 1, interpolation="nearest")
+    largest = certificate.radius if certificate.radii is None else float(radius.max())
+    shown = radii.imshow(radius, cmap="cividis", vmin=0, vmax=largest or 1, interpolation="nearest")
     figure.colorbar(shown, ax=radii, fraction=0.046, pad=0.02).set_label(
         f"certified l2 radius (pixel values {low:g} to {high:g}); 0 = abstains"
     )
     radii.set_title("certified radius", fontsize=11)
     settings = f"sigma {certificate.sigma:g}, tau {certificate.tau:g}, alpha {certificate.alpha:g}, n {certificate.n}"
+    if certificate.kind == "deterministic":
+        settings = f"Lipschitz constant {certificate.lipschitz_constant:.4g}, one pass"
     figure.suptitle(f"{title}   ({settings})", fontsize=12, fontweight="bold")
     figure.supxlabel("\n".join(textwrap.wrap(certificate.statement, 175)), fontsize=9)
     return figure

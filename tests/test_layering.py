@@ -17,7 +17,7 @@ LAYERS = [
     ("certificate", "sequential", "denoising.denoiser", "denoising.adapters", "denoising.training", "networks"),
     ("metrics", "transforms"),
     ("inferers",),
-    ("data", "report", "visualize", "attack"),
+    ("data", "report", "visualize", "attack", "logit_attack"),
     ("bundle",),
     ("certify_files", "evaluation", "planning"),
     ("attack_files",),

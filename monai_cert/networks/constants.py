@@ -1,21 +1,21 @@
 # Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
 r"""The Lipschitz constant of a network, layer by layer, and what rounding adds to it.
 
-*Constant.* Every layer is bounded by a number c with ||layer(x) - layer(y)|| <= c ||x - y||, l2 norms over everything that
-enters or leaves; one after another they multiply, and `SplitSkip` takes the larger of 1 and its inner constant.
+*Constant.* Every layer is bounded by a number c with ||layer(x) - layer(y)|| <= c ||x - y||, l2 norms over everything
+that enters or leaves; one after another they multiply, and `SplitSkip` takes the larger of 1 and its inner constant.
 
-*Rounding.* The network that runs computes in floating point with unit roundoff u. Let N bound the l2 norm of what the exact
-network passes on, and E the l2 distance of what runs from it. A convolution with exact kernel K, A a bound of the norm of
-the convolution with abs(K), bias b and sums of n products, in any order, with or without fused multiply-add, errs at each
-output by at most gamma_n (abs(K) * abs(x) + abs(b)), gamma_n = n u / (1 - n u) (Higham 2002, section 3.1). Hence
+*Rounding.* The network that runs computes in floating point with unit roundoff u. Let N bound the l2 norm of what the
+exact network passes on, and E the l2 distance of what runs from it. A convolution with kernel K, A a bound of the norm
+of the convolution with abs(K), bias b and sums of n terms, in any order, with or without fused multiply-add, errs at
+each output by at most gamma_n (abs(K) * abs(x) + abs(b)), gamma_n = n u / (1 - n u) (Higham 2002, section 3.1). Hence
 
     N' <= c N + ||b|| sqrt(pixels)
     E' <= c E + gamma_n (A (N + E) + ||b|| sqrt(pixels))
 
 and likewise, with A = c and no bias, for a division or multiplication of every element. `PixelStandardization` stands
 first, if anywhere, so that N starts with ||x - mean||; its subtraction and division are two operations. Maxima, minima,
-shuffles of pixels and concatenations round nothing. Both lines are affine in (N, E), so are their compositions, and `LayerBound`
-holds the coefficients. Two runs of the network differ from the exact change by E of each: the margin is the sum.
+shuffles of pixels and concatenations round nothing. `LayerBound` holds the coefficients. Two runs of the network differ
+from the exact change by E of each: the margin is the sum.
 
 This holds where convolutions are sums of products: on CPUs, in float32 and in float64. Winograd and Fourier algorithms
 and TF32, which GPUs choose for float32, are not covered.
@@ -28,7 +28,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -105,6 +106,10 @@ class LipschitzBound:
         _, error = _propagate(self.layers, norm, 0.0, image[0].numel(), unit)
         return 2 * error * _UP
 
+    def as_dict(self) -> dict[str, Any]:
+        """The bound for JSON."""
+        return asdict(self)
+
     def flat(self) -> Iterator[tuple[int, LayerBound]]:
         """All layers with their depth in skips, in the order in which an image meets them."""
         yield from _flat(self.layers, 0)
@@ -121,9 +126,9 @@ def lipschitz_bound(network: nn.Module) -> LipschitzBound:
         ValueError: if the network is in training mode, has a layer with no known bound, or weights that are not finite.
 
     Example:
-        >>> layer = nn.Conv2d(1, 1, 3, padding=1, bias=False)
-        >>> _ = nn.init.constant_(layer.weight, 1 / 9)
-        >>> round(lipschitz_bound(nn.Sequential(layer, ClassScale(2.0)).eval()).constant, 3)
+        >>> layer = nn.Conv2d(4, 4, 1, bias=False)
+        >>> _ = nn.init.orthogonal_(layer.weight)
+        >>> round(lipschitz_bound(nn.Sequential(layer, ClassScale(2.0)).eval()).constant, 5)
         2.0
     """
     if any(part.training for part in network.modules()):
@@ -161,8 +166,8 @@ def _bounds(module: nn.Module, name: str, pixels: float) -> list[LayerBound]:
     if isinstance(module, MaxMin | nn.Identity):
         return [LayerBound(name, kind, 1.0, pixels=pixels)]
     raise ValueError(
-        f"no bound is known for the layer {name or 'itself'} ({kind}); if you know the network's Lipschitz constant, give "
-        "it as lipschitz_constant"
+        f"no bound is known for the layer {name or 'itself'} ({kind}); if you know the network's Lipschitz constant, "
+        "give it as lipschitz_constant"
     )
 
 
@@ -186,8 +191,8 @@ def _convolution(layer: nn.Conv2d | nn.ConvTranspose2d, name: str, pixels: float
     )
     if unknown:
         raise ValueError(
-            f"no bound is known for the convolution {name}: it must have one group, no dilation, one stride, zero padding "
-            "or, without stride, circular padding, and no larger output than its input calls for"
+            f"no bound is known for the convolution {name}: it must have one group, no dilation, one stride, zero "
+            "padding or, without stride, circular padding, and no larger output than its input calls for"
         )
     kernel = layer.weight
     products = kernel.shape[0 if transposed else 1] * math.prod(size)

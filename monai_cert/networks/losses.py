@@ -17,7 +17,7 @@ class TemperatureCrossEntropyLoss(nn.Module):
 
     The logits of a network of Lipschitz constant 1 are small, so that plain cross-entropy would be far from its minimum
     at every pixel and push for margins alone. A higher temperature pushes for accuracy. One channel z is taken for the
-    two logits ``(-z, z) / sqrt(2)``, which have the same certified radius, so that one temperature means the same to both.
+    two logits ``(-z, z) / sqrt(2)``, of the same certified radius, so that a temperature means the same to both.
 
     Args:
         temperature: positive; 8 for Kvasir-SEG in the paper.
@@ -33,7 +33,8 @@ class TemperatureCrossEntropyLoss(nn.Module):
         True
 
     References:
-        Massena, Friedrich, Mamalet, Serrurier 2025, Fast and Flexible Robustness Certificates for Semantic Segmentation.
+        Massena, Friedrich, Mamalet, Serrurier 2025, Fast and Flexible Robustness Certificates for Semantic
+        Segmentation.
     """
 
     def __init__(self, temperature: float = 8.0) -> None:

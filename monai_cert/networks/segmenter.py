@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from monai_cert.networks.constants import LipschitzBound, lipschitz_bound
 from monai_cert.networks.layers import ClassScale, MaxMin, PixelStandardization, SplitSkip
 
-__all__ = ["LipschitzSegmenter", "export_lipschitz"]
+__all__ = ["LipschitzSegmenter", "bound_of_checkpoint", "export_lipschitz"]
 
 
 _SETTINGS = "settings_of_network"
@@ -22,8 +24,8 @@ class LipschitzSegmenter(nn.Sequential):
     """Segments images with logits that change no more than the image does, in l2, up to the two scales given.
 
     Pixels are unshuffled, so that all work is done on a quarter of the rows and columns; each level is orthogonal
-    convolutions with `MaxMin`, then half of the channels goes one level down through a strided orthogonal convolution and
-    comes back through a transposed one (`SplitSkip`), then convolutions again. No resize, no batch statistics.
+    convolutions with `MaxMin`, then half of the channels goes one level down through a strided orthogonal convolution
+    and comes back through a transposed one (`SplitSkip`), then convolutions again. No resize, no batch statistics.
 
     Args:
         in_channels: channels of the images.
@@ -104,7 +106,9 @@ class LipschitzSegmenter(nn.Sequential):
         """
         if x.ndim != 4 or any(side % self.multiple for side in x.shape[2:]):
             raise ValueError(f"images must be (B, C, H, W) with sides of {self.multiple}, got {tuple(x.shape)}")
-        logits: torch.Tensor = super().forward(x)
+        logits = x
+        for layer in self:
+            logits = layer(logits)
         return logits
 
     def export(self) -> LipschitzSegmenter:
@@ -158,6 +162,22 @@ def export_lipschitz(network: LipschitzSegmenter, checkpoint: str | Path, output
     """
     network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
     torch.save(network.cpu().export().state_dict(), output)
+
+
+def bound_of_checkpoint(checkpoint: str | Path) -> LipschitzBound:
+    """The bound of the network in a checkpoint that `export_lipschitz` wrote.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is no such checkpoint.
+    """
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(f"{checkpoint} is no checkpoint") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{checkpoint} is no checkpoint of a network")
+    return lipschitz_bound(LipschitzSegmenter.of_state(state))
 
 
 class _Plain:

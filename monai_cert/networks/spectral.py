@@ -2,29 +2,29 @@
 r"""Guaranteed upper bounds of the spectral norm of convolutions, for images of every size.
 
 *Symbol.* A convolution of stride 1 on the infinite lattice is multiplication by its symbol
-``W(w) = sum_k K_k exp(-i k.w)``, a matrix (out, in) for each frequency w; its norm is the largest singular value of W(w)
-over all w. A convolution of stride s is one of stride 1 of the s^2 phases of its input, which only permutes pixels: its
-kernel is that of `polyphase`. A transposed convolution is the adjoint of a convolution: the norm is the same.
+``W(w) = sum_k K_k exp(-i k.w)``, a matrix (out, in) for each frequency w; its norm is the largest singular value of
+W(w) over all w. A convolution of stride s is one of stride 1 of the s^2 phases of its input, which only permutes
+pixels: its kernel is that of `polyphase`. A transposed convolution is the adjoint of a convolution: the same norm.
 
 *Zero padding*, of any width, embeds the image in the lattice, convolves there and keeps some of the outputs: two maps
 of norm 1 around the convolution. *Circular padding* of an image of n pixels visits the frequencies 2 pi j / n of the
 same symbol. So the supremum over all frequencies bounds both, whatever the image's size.
 
 *From a grid to all frequencies.* Let G(w) be the smaller Gram matrix, W W* or W* W, c any number, R(w) = G(w) - c I.
-For a fixed vector v, p(w) = v* R(w) v is a real trigonometric polynomial of degree d = k - 1 in each coordinate. If abs(p)
-has its maximum M at w0, then abs(p(w)) >= M cos(d (w - w0)) for abs(w - w0) <= pi / d in one coordinate (M. Riesz 1914), and
-a grid of n > 2 d points has one within pi / n of w0. Coordinate by coordinate: M <= max over the grid / cos(pi d / n)^2
-(Ehlich and Zeller 1964). Hence
+For a fixed vector v, p(w) = v* R(w) v is a real trigonometric polynomial of degree d = k - 1 in each coordinate. If
+abs(p) has its maximum M at w0, then abs(p(w)) >= M cos(d (w - w0)) for abs(w - w0) <= pi / (2 d) in one coordinate
+(M. Riesz 1914), and a grid of n > 2 d points has one within pi / n of w0. Coordinate by coordinate: M <= max over the
+grid / cos(pi d / n)^2 (Ehlich and Zeller 1964). Hence
 
     norm^2 <= c + max over the grid of ||R||_2 / cos(pi d / n)^2
 
 With c the mean eigenvalue, an orthogonal convolution has R = 0 up to rounding, so that a coarse grid is already sharp.
 
-*Norm of a Hermitian R.* ``||R||_2^(2^t) = ||R^(2^t)||_2 <= ||R^(2^t)||_F`` (Gram iteration, Delattre et al. 2023), an upper
-bound after any number of squarings. Power iteration would give a lower one.
+*Norm of a Hermitian R.* ``||R||_2^(2^t) = ||R^(2^t)||_2 <= ||R^(2^t)||_F`` (Gram iteration, Delattre et al. 2023), an
+upper bound after any number of squarings. Power iteration would give a lower one.
 
-*Rounding.* All of it is float64 products of matrices of at most 2^13 columns: relative errors below 2^13 2^-53 2^7 < 2^-33;
-the square is multiplied by 1 + 2^-30.
+*Rounding.* All of it is float64 products of matrices of at most 2^13 columns: relative errors below 2^13 2^-53 2^7
+= 2^-33; the square is multiplied by 1 + 2^-30.
 
 References:
     Sedghi, Gupta, Long 2019, The Singular Values of Convolutional Layers, ICLR (symbol);
@@ -68,7 +68,7 @@ def convolution_norm(kernel: torch.Tensor, stride: int = 1) -> float:
         ValueError: if the kernel has weights that are NaN or infinite.
 
     Example:
-        >>> convolution_norm(torch.full((1, 1, 3, 3), 1 / 9)) < 1.0001  # a mean has norm 1, at frequency 0
+        >>> 1 <= convolution_norm(torch.full((1, 1, 3, 3), 1 / 9)) < 1.01  # a mean has norm 1, at frequency 0
         True
     """
     kernel = polyphase(kernel.detach().double().cpu(), stride)
