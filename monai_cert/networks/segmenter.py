@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -173,7 +172,10 @@ def bound_of_checkpoint(checkpoint: str | Path) -> LipschitzBound:
     """
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+    except OSError:
+        raise
+    except Exception as error:
+        # On bytes that are no checkpoint the unpickler raises whatever comes up.
         raise ValueError(f"{checkpoint} is no checkpoint") from error
     if not isinstance(state, dict):
         raise ValueError(f"{checkpoint} is no checkpoint of a network")
