@@ -4,9 +4,9 @@
 ``run`` certifies the test splits with the Lipschitz networks of the bundles, and writes one row an image: clean Dice,
 and at each eps the worst-case Dice, the certified robust pixel accuracy (CRPA) and the share of the pixels that are
 certified one by one; the mean radius; seconds. ``table`` gives the means a data set, beside the worst-case Dice of
-smoothing with denoising if the votes of ``results.py run`` are there (sigma .25 and .5, n = 110: at each eps the tau that
-gives this radius, and the better of the two sigmas in the mean). ``attack`` tells how near projected gradient descent
-comes to the worst cases. ``speed`` compares passes and certificates. ``picture`` draws worst-case Dice against eps.
+smoothing with denoising if the votes of ``results.py run`` are there (sigma .25 and .5, n = 110: at each eps the tau
+that gives this radius, and the better of the two sigmas in the mean). ``attack`` tells how near projected gradient
+descent comes to the worst cases. ``speed`` compares passes and certificates. ``picture`` draws Dice against eps.
 
     python benchmarks/lipschitz.py run --data-root DATA --output rows.csv
     python benchmarks/lipschitz.py table --rows rows.csv [--votes votes]
