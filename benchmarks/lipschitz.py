@@ -1,7 +1,8 @@
 # Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
 """Certificates in one pass beside those of smoothing: figures, tightness, speed, and the picture of docs/lipschitz.md.
 
-``run`` certifies the test splits with the Lipschitz networks of the bundles, and writes one row an image: clean Dice,
+``run`` certifies the test splits with the Lipschitz networks of the bundles (their weights come of the recipes
+``train_lipschitz.json``; none ship yet), and writes one row an image: clean Dice,
 and at each eps the worst-case Dice, the certified robust pixel accuracy (CRPA) and the share of the pixels that are
 certified one by one; the mean radius; seconds. ``table`` gives the means a data set, beside the worst-case Dice of
 smoothing with denoising if the votes of ``results.py run`` are there (sigma .25 and .5, n = 110: at each eps the tau

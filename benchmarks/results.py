@@ -10,8 +10,8 @@
 
 tau = .75, alpha = .001, Holm, seed 0. ``run`` draws the votes of one image after another, round by round over the data
 sets, and keeps each image's in a file of its own, written whole or not at all: it may be stopped at any moment, and
-continues. ``tables`` decides on the votes that are there. ``--part 0/2`` and ``--part 1/2`` are the shares of
-two processes.
+continues; ``--part 0/2`` and ``--part 1/2`` share it out to two processes. ``tables`` and ``curves`` decide on what is
+there.
 
 The weights of `plain` and `noise` are no part of the bundles: WEIGHTS/BUNDLE/plain.pt is what ``train.json`` makes, and
 WEIGHTS/BUNDLE/noise_SIGMA.pt what ``train_noise.json`` makes of it (see the bundles' cards).
@@ -36,17 +36,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from monai.inferers import Inferer, SimpleInferer
 from monai.metrics import compute_dice
-from scipy.stats import bootstrap
 from torch import nn
 
 import monai_cert as mc
 from monai_cert.bundle import CertifiedBundle, load_bundle
 from monai_cert.provenance import weights_sha256
 from monai_cert.report import write_whole
+from monai_cert.statistics.intervals import bootstrap_interval
 
 BUNDLES = {
     "montgomery": "chest_xray_lung_certified_segmentation",
@@ -59,6 +62,7 @@ BUNDLES = {
 METHODS = ("plain", "noise", "published", "ours")
 SIGMAS = (0.25, 0.5, 1.0)
 N0, N, TAU, ALPHA, SEED = 10, 100, 0.75, 0.001, 0
+COLOURS = {"plain": "tab:gray", "noise": "tab:orange", "ours": "tab:blue"}
 FIGURES = ("clean_dice", "smoothed_dice", "certified_dice", "worst_case_dice", "abstention", "seconds")
 
 
@@ -221,11 +225,9 @@ def found(folder: Path) -> Iterator[tuple[str, str, float, list[Votes]]]:
 
 
 def interval(values: np.ndarray) -> str:
-    """Bootstrap interval of a mean over images, BCa, 95 %."""
-    if len(values) < 2 or np.ptp(values) == 0:
-        return ""
-    low, high = bootstrap((values,), np.mean, rng=np.random.default_rng(SEED)).confidence_interval
-    return f" ({low:.3f} to {high:.3f})"
+    """95 % interval of a mean over images, in words of the table."""
+    found = bootstrap_interval(values[~np.isnan(values)])
+    return "" if found is None else f" ({found.low:.3f} to {found.high:.3f})"
 
 
 def tables(args: argparse.Namespace) -> None:
@@ -263,6 +265,38 @@ def tables(args: argparse.Namespace) -> None:
         line(dataset, images, f"{sigma:g}", f"{split:.3f}", f"{joint:.3f}", f"{joint - split:+.3f}")
 
 
+def curve(votes: Votes, radii: torch.Tensor) -> torch.Tensor:
+    """Certified Dice at several radii, (R,): each pixel its own radius, all together with one alpha."""
+    counts = votes.chosen.astype(np.int16) + votes.tested
+    both = np.stack([N0 + N - counts, counts])
+    certificate = mc.certify(both, noise=mc.GaussianNoise(votes.sigma), alpha=ALPHA, test=mc.radius_map)
+    classes, truth = (torch.from_numpy(a.astype(np.int64))[None, None] for a in (certificate.classes, votes.truth))
+    radius = torch.from_numpy(certificate.radius_map)[None, None]
+    return mc.curve_over_radius(mc.certified_dice, classes, radius, truth, radii).flatten()
+
+
+def curves(args: argparse.Namespace) -> None:
+    radii = torch.linspace(0.01, 1.0, 100)
+    drawings: dict[str, tuple[Figure, Axes]] = {}
+    for dataset, method, sigma, drawn in found(Path(args.output)):
+        if method not in COLOURS:
+            continue
+        if dataset not in drawings:
+            drawings[dataset] = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+        axes = drawings[dataset][1]
+        means = torch.stack([curve(votes, radii) for votes in drawn]).nanmean(0)
+        style = dict(zip(SIGMAS, ("-", "--", ":"), strict=True))[sigma]
+        axes.plot(radii, means, style, color=COLOURS[method], label=f"{method}, sigma {sigma:g} ({len(drawn)} images)")
+    for dataset, (figure, axes) in drawings.items():
+        axes.set(xlim=(0, 1), ylim=(0, 1), title=f"{dataset}: certified Dice against radius")
+        axes.set(xlabel="radius (l2, pixel values from 0 to 1)", ylabel="certified Dice, mean over images")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+        file = Path(args.pictures) / f"curve_{dataset}.png"
+        figure.savefig(file, dpi=110)
+        print(file)
+
+
 def heading(*cells: str) -> None:
     line(*cells)
     print("|" + "---|" * len(cells))
@@ -287,7 +321,10 @@ def main() -> None:
     drawing.set_defaults(command=run)
     showing = commands.add_parser("tables", help="print the tables")
     showing.set_defaults(command=tables)
-    for command in (drawing, showing):
+    plotting = commands.add_parser("curves", help="draw certified Dice against the radius, a picture a data set")
+    plotting.add_argument("--pictures", required=True, help="folder of the pictures")
+    plotting.set_defaults(command=curves)
+    for command in (drawing, showing, plotting):
         command.add_argument("--output", required=True, help="folder of the votes")
     args = parser.parse_args()
     args.command(args)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -48,6 +49,8 @@ class CertifiedBundle:
         bounds: pixel values of the network's input, from the metadata.
         class_names: a name a class.
         parser: the configurations, overlays included.
+        configuration_sha256: digest of the configurations as they stand in the files, laid over one another, before
+            settings and other replacements, and of the JSON files beside the weights.
     """
 
     name: str
@@ -58,6 +61,7 @@ class CertifiedBundle:
     bounds: Bounds
     class_names: tuple[str, ...]
     parser: ConfigParser
+    configuration_sha256: str
 
 
 def find_bundle(name_or_dir: str | Path) -> Path:
@@ -120,6 +124,7 @@ def load_bundle(
     parser = ConfigParser()
     parser.read_meta(root / "configs" / "metadata.json")
     parser.read_config(_merged(files))
+    configuration = _digest(parser.get(), root)
     parser["bundle_root"] = str(root)
     if device is not None:
         parser["device"] = f"$torch.device({device!r})"
@@ -139,6 +144,7 @@ def load_bundle(
         bounds=bounds,
         class_names=tuple(parser.get_parsed_content("class_names")),
         parser=parser,
+        configuration_sha256=configuration,
     )
 
 
@@ -175,6 +181,14 @@ def _merged(files: Sequence[Path]) -> dict[str, Any]:
         if name not in merged:
             raise ValueError(f"{' and '.join(map(str, files))} have no entry {name!r}, which a bundle needs")
     return merged
+
+
+def _digest(configuration: Mapping[str, Any], root: Path) -> str:
+    """SHA-256 of a configuration and of what tells how the networks in ``models`` are built and used."""
+    digest = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode())
+    for file in sorted((root / "models").rglob("*.json")):
+        digest.update(f"{file.relative_to(root).as_posix()} {hashlib.sha256(file.read_bytes()).hexdigest()}".encode())
+    return digest.hexdigest()
 
 
 def _load_weights(network: nn.Module, file: Path) -> None:

@@ -20,7 +20,8 @@ from monai_cert.hierarchy import Hierarchy
 from monai_cert.noise import GaussianNoise
 from monai_cert.statistics.binomial import VoteTest, joint
 from monai_cert.statistics.looks import single_look
-from monai_cert.statistics.multiplicity import Correction, holm
+from monai_cert.statistics.multiplicity import Correction, bonferroni, holm
+from monai_cert.statistics.radius_map import LEAST_TAU, RadiusMap
 
 __all__ = [
     "ABSTAIN",
@@ -58,6 +59,7 @@ class Provenance:
         dtype: the input's type on the way through the networks.
         autocast: the lower precision in which autocast ran the networks.
         compiled: whether the network was compiled.
+        processes: number of processes that shared the draws; one process redraws their votes.
         versions: package versions.
     """
 
@@ -71,6 +73,7 @@ class Provenance:
     dtype: str | None = None
     autocast: str | None = None
     compiled: bool = False
+    processes: int = 1
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -106,6 +109,10 @@ class Certificate:
         hierarchy: groups of classes that may be certified in place of a class.
         nodes: (*spatial) int16 finest certified node of the hierarchy, `ABSTAIN` where there is none; it is that of
             ``classes`` where these do not abstain.
+        radii: (*spatial) float32 certified radius of each pixel, rounded toward zero, 0 where it abstains; None where
+            all have ``radius``. Where pixels have their own, ``radius`` and ``tau`` are the least of the certified ones
+            (0 and 1/2 if there are none); a deterministic claim has the radius that was asked for, and pixels whose own
+            is smaller abstain.
         kind: ``probabilistic``: a claim about the majority under noise, which fails with probability alpha;
             ``deterministic``: one about the network itself, from its Lipschitz constant. The latter has no noise (sigma
             0), one pass (n = 1, tau = 1), no tests, and does not fail (alpha 0).
@@ -113,8 +120,6 @@ class Certificate:
         rounding: of a deterministic claim: how much farther logits may move as they are computed.
         stability: of a deterministic claim: the least share of all pixels that keep their class, certified or not,
             under any one change of the image of l2 size at most ``radius``.
-        radii: (*spatial) float32, of a deterministic claim: the radius of each certified pixel, at least ``radius``,
-            below which its class stays; 0 where it abstains.
     """
 
     classes: npt.NDArray[np.int16]
@@ -140,11 +145,11 @@ class Certificate:
     hypotheses: str = "all"
     hierarchy: Hierarchy | None = None
     nodes: npt.NDArray[np.int16] | None = None
+    radii: npt.NDArray[np.float32] | None = None
     kind: str = "probabilistic"
     lipschitz_constant: float | None = None
     rounding: float | None = None
     stability: float | None = None
-    radii: npt.NDArray[np.float32] | None = None
 
     @property
     def abstention(self) -> float:
@@ -163,10 +168,7 @@ class Certificate:
 
     @property
     def radius_map(self) -> npt.NDArray[np.float32]:
-        """(*spatial) float32: the radius, rounded toward zero, where a class is certified, and 0 where it is not.
-
-        It is each pixel's own where the certificate has ``radii``, else that of the claim.
-        """
+        """(*spatial) float32: the radius, rounded toward zero, where a class is certified, and 0 where it is not."""
         if self.radii is not None:
             return self.radii
         return np.where(self.classes == ABSTAIN, np.float32(0), _float32_down(self.radius))
@@ -180,10 +182,12 @@ class Certificate:
         chance = "the noise draws" + (" and the randomization of the p-values" if self.randomized else "")
         tested = "" if self.tested == self.classes.size else f", {self.tested} of them tested"
         all_but = f" but at most {self.tolerated}" if self.tolerated else ""
-        change = (
-            f"under every change of the image of l2 size below {radius} (pixel values from {self.bounds[0]:g} to "
-            f"{self.bounds[1]:g}), "
-        )
+        unit = f"pixel values from {self.bounds[0]:g} to {self.bounds[1]:g}"
+        size = f"{radius} ({unit})"
+        if self.radii is not None:
+            largest = _down_to_digits(float(self.radii.max(initial=0.0)))
+            size = f"the pixel's own certified radius, {radius} to {largest} ({unit})"
+        change = f"under every change of the image of l2 size below {size}, "
         sentence = (
             f"With probability at least {1 - self.alpha:.10g} over {chance}, for all{all_but} of the {certified} "
             f"certified pixels at once (of {self.classes.size}{tested}): {change}the class that the network gives most "
@@ -245,7 +249,7 @@ class Certificate:
             text: what `to_json` wrote.
             classes: (*spatial) label map with `ABSTAIN`, see `classes_from_disk`.
             nodes: (*spatial) map of the nodes, if the record has a hierarchy.
-            radii: (*spatial) map of the radii, if the record is a deterministic one.
+            radii: (*spatial) map of the radii, if pixels have their own; not looked at if not.
 
         Raises:
             ValueError: if the text is no record, of another format, has unknown or missing fields, or belongs to other
@@ -257,6 +261,7 @@ class Certificate:
             raise ValueError(f"this is no certificate: {error}") from error
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise ValueError(f"this is no certificate of format {FORMAT}")
+        record = {name: value for name, value in record.items() if name not in _BESIDE}
         known = {f.name for f in fields(cls)} - _MAPS
         _check_fields(record, known | _DERIVED, _ADDED_FIELDS, "the certificate")
         _check_fields(record["provenance"], {f.name for f in fields(Provenance)}, _ADDED_FIELDS, "its provenance")
@@ -266,25 +271,27 @@ class Certificate:
         node_map: npt.NDArray[np.int16] | None = None if nodes is None else np.asarray(nodes, dtype=np.int16)
         if (None if node_map is None else _digest(node_map)) != record.get("nodes_sha256"):
             raise ValueError("the map of nodes is not the one that this certificate was made for, or is missing")
-        radius_map: npt.NDArray[np.float32] | None = None if radii is None else np.asarray(radii, dtype=np.float32)
-        if (None if radius_map is None else _digest(radius_map, "<f4")) != record.get("radii_sha256"):
+        of_pixels = record.get("radii_sha256")
+        if of_pixels is not None and (radii is None or _digest(radii, "<f4") != of_pixels):
             raise ValueError("the map of radii is not the one that this certificate was made for, or is missing")
         values = {name: _tuples(record[name]) for name in known & set(record)}
         values["provenance"] = Provenance(**{name: _tuples(value) for name, value in record["provenance"].items()})
         if record.get("hierarchy") is not None:
             values["hierarchy"] = Hierarchy(**record["hierarchy"])
-        return cls(classes=label_map, nodes=node_map, radii=radius_map, **values)
+        return cls(classes=label_map, nodes=node_map, radii=None if of_pixels is None else radii, **values)
 
 
 # Fields that hold maps, fields of the JSON that follow from others, fields of deterministic records alone, and fields
 # that a record may lack, by generation: it has all fields of a generation and of those before it, or none.
 _MAPS = {"classes", "nodes", "radii"}
 _DERIVED = {"format", "classes_shape", "classes_sha256", "nodes_sha256", "radii_sha256", "statement"}
-_DETERMINISTIC_FIELDS = {"kind", "lipschitz_constant", "rounding", "stability", "radii_sha256"}
+_BESIDE = {"measurements"}  # other certificates of the same image in the same file
+_DETERMINISTIC_FIELDS = {"kind", "lipschitz_constant", "rounding", "stability"}
 _ADDED_FIELDS = (
     {
         *("tolerated", "looks", "boundaries", "stop", "randomized", "hypotheses", "hierarchy", "nodes_sha256"),
-        *("passes", "autocast", "compiled"),
+        "radii_sha256",
+        *("passes", "autocast", "compiled", "processes"),
     },
     _DETERMINISTIC_FIELDS,
 )
@@ -323,12 +330,16 @@ def certify(
     for each value of U, the event that a count is reached, k or k + 1, and the probabilities mix as the p-values do.
     For the split test it is P(B > k) + U P(B = k).
 
+    *Radius map.* With ``test=radius_map`` each pixel has its own radius in place of R (see `RadiusMap`), without tau.
+    The correction is that of Bonferroni, at (k + 1) alpha / N where the one given tolerates k pixels: the expected
+    number of wrong ones is then at most (k + 1) alpha.
+
     Args:
         votes: (C, *spatial) integer counts of the tested draws; at each pixel they sum to n.
         noise: the law that the draws came from.
         tau: majority threshold, in [1/2, 1); fixed before the votes were seen.
         alpha: failure probability of the whole certificate.
-        test: `joint` or a `SplitTest`.
+        test: `joint`, a `SplitTest`, or `radius_map`.
         correction: `holm`, `bonferroni`, or `generalized_holm(k)`, which allows k - 1 wrong pixels.
         selection: (C, *spatial) counts of n0 other draws, for the split test alone.
         hypotheses: (*spatial), True where a pixel is tested; a function of the image, never of the draws.
@@ -398,7 +409,17 @@ def certify_evidence(
         raise ValueError(f"alpha must lie in (0, 1), got {alpha:g}")
     table = evidence.table
     mask = None if hypotheses is None else _mask(hypotheses, evidence.shape)
-    certified = _passing(evidence, alpha, correction, mask, uniforms)
+    tested = evidence.nodes[0].numel() if mask is None else int(mask.sum())
+    radii, tau, radius = None, table.tau, noise.radius(table.tau)
+    if isinstance(table.test, RadiusMap):
+        if table.boundaries != "single" or evidence.hierarchy is not None or uniforms is not None:
+            raise ValueError("a radius map takes a fixed number of draws, no hierarchy and no randomized p-values")
+        radii, tau, radius = _radii(
+            evidence, table.test, (correction.tolerated + 1) * alpha / max(1, tested), noise, mask
+        )
+    certified = (
+        [torch.from_numpy(radii > 0)] if radii is not None else _passing(evidence, alpha, correction, mask, uniforms)
+    )
     nodes = None
     if evidence.hierarchy is not None:
         nodes = torch.full(evidence.shape, ABSTAIN, dtype=torch.int16)
@@ -408,17 +429,17 @@ def certify_evidence(
     return Certificate(
         classes=torch.where(certified[0], evidence.nodes[0], ABSTAIN).numpy().astype(np.int16, copy=False),
         num_classes=evidence.num_classes,
-        radius=noise.radius(table.tau),
+        radius=radius,
         sigma=noise.sigma,
-        tau=table.tau,
+        tau=tau,
         alpha=alpha,
         n=evidence.draws,
         n0=evidence.n0,
-        tested=evidence.nodes[0].numel() if mask is None else int(mask.sum()),
+        tested=tested,
         bounds=(bounds.lower, bounds.upper),
         noise=noise.name,
         test=table.test.name,
-        correction=correction.name,
+        correction=correction.name if radii is None else bonferroni.name,
         error=correction.error,
         provenance=provenance,
         tolerated=correction.tolerated,
@@ -429,6 +450,7 @@ def certify_evidence(
         hypotheses=hypotheses_name or ("all" if mask is None else "mask"),
         hierarchy=evidence.hierarchy,
         nodes=None if nodes is None else nodes.numpy(),
+        radii=radii,
     )
 
 
@@ -461,6 +483,8 @@ def adjusted_p_values(
         >>> [f"{p:.1e}" for p in adjusted_p_values(votes)]
         ['3.3e-11', '1.0e+00', '3.7e-10']
     """
+    if isinstance(test, RadiusMap):
+        raise ValueError("adjusted p-values are those of one majority threshold; a radius map has many")
     evidence = weigh(votes, lambda n: single_look(n, test, tau), selection=selection)
     mask = None if hypotheses is None else _mask(hypotheses, evidence.shape)
     table = evidence.table
@@ -510,6 +534,19 @@ def _passing(
         threshold = correction.threshold(np.ones(tested.size, dtype=np.int64), tested, alpha, table.strays)
         certified = [torch.from_numpy(p <= threshold) for p in p_values]
     return certified if mask is None else [passes & mask for passes in certified]
+
+
+def _radii(
+    evidence: Evidence, test: RadiusMap, level: float, noise: GaussianNoise, mask: torch.Tensor | None
+) -> tuple[npt.NDArray[np.float32], float, float]:
+    """(*spatial) radius of each pixel, 0 where none is proved; and the least tau and radius of the others."""
+    taus = test.taus(evidence.draws, level)
+    table = np.array([_float32_down(noise.radius(tau)) if tau else np.float32(0) for tau in taus])
+    counts = evidence.draws - evidence.levels[0].numpy()
+    radii: npt.NDArray[np.float32] = table[counts] if mask is None else np.where(mask.numpy(), table[counts], 0)
+    if not (radii > 0).any():
+        return radii, LEAST_TAU, 0.0
+    return radii, float(taus[counts[radii > 0].min()]), float(radii[radii > 0].min())
 
 
 def _mask(hypotheses: npt.NDArray[np.bool_], shape: torch.Size) -> torch.Tensor:

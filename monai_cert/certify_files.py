@@ -13,8 +13,9 @@ import torch
 
 from monai_cert.bundle import CertifiedBundle
 from monai_cert.certificate import Certificate
-from monai_cert.data.phantoms import PHANTOM, chest_phantom
+from monai_cert.data.phantoms import PHANTOM
 from monai_cert.errors import USER_ERRORS, explain
+from monai_cert.measuring import Measuring
 from monai_cert.report import write_certificate, write_csv
 
 __all__ = ["certify_files", "load_image"]
@@ -26,17 +27,19 @@ def certify_files(
     bundle: CertifiedBundle,
     inputs: Sequence[str],
     settings: dict[str, Any],
-    folder: Path,
+    folder: Path | None,
     say: Callable[[str], object],
+    measuring: Measuring | None = None,
 ) -> dict[str, Any]:
     """Certify files and write their results; ``summary.csv`` is brought up to date after each.
 
     Args:
         bundle: the bundle.
-        inputs: image files, or `PHANTOM` for the built-in phantom.
+        inputs: image files, or `PHANTOM` for the bundle's phantom.
         settings: what to record as ``settings``.
-        folder: where the files go; it exists.
+        folder: where the files go; it exists. None in a process that shares draws with another one, which writes.
         say: called with a line of text after each input.
+        measuring: what to measure on the noisy predictions, if anything.
 
     Returns:
         The summary as the command line prints it with ``--json``. After Ctrl-C the inputs that were not reached have
@@ -49,23 +52,36 @@ def certify_files(
             entries.append(_failed(source, "stopped before this input was done"))
             continue
         try:
-            entries.append(_certify_one(bundle, source, folder))
+            entries.append(_certify_one(bundle, source, folder, measuring))
         except KeyboardInterrupt:
             stopped = True
             entries.append(_failed(source, "stopped before this input was done"))
         except USER_ERRORS as error:
             entries.append(_failed(source, explain(error, source)))
         say(f"{number}/{len(inputs)} {_told(entries[-1])}")
-        _write_summary(folder, entries, say)
+        if folder is not None:
+            _write_summary(folder, entries, say)
     return {"format": 1, "bundle": bundle.name, "settings": settings, "inputs": entries}
 
 
-def _certify_one(bundle: CertifiedBundle, source: str, folder: Path) -> dict[str, Any]:
+def _certify_one(
+    bundle: CertifiedBundle, source: str, folder: Path | None, measuring: Measuring | None
+) -> dict[str, Any]:
     image = load_image(bundle, source)
+    shape = tuple(image.shape[1:])
+    inferer, spacing = bundle.inferer, None
+    if measuring is not None:
+        spacing = measuring.spacing_of(source, shape)
+        inferer.recorders = tuple(measuring.recorders(spacing, shape))
     started = time.perf_counter()
-    certificate = bundle.inferer.certify(image[None], bundle.network)[0]
+    sample = inferer.sample(image[None], bundle.network)[0]
+    certificate = inferer.decide(sample)
+    measured = None if measuring is None else measuring.certify(sample, inferer, spacing)
     seconds = time.perf_counter() - started
-    outputs = write_certificate(folder, source, image.cpu().numpy(), certificate, bundle.class_names)
+    outputs = None
+    if folder is not None:
+        pixels = image.cpu().numpy()
+        outputs = write_certificate(folder, source, pixels, certificate, bundle.class_names, measured)
     return {
         "input": source,
         "status": "ok",
@@ -76,16 +92,22 @@ def _certify_one(bundle: CertifiedBundle, source: str, folder: Path) -> dict[str
         "draws": certificate.draws,
         "seconds": seconds,
         "class_fractions": _class_fractions(certificate),
+        "measurements": None if measured is None else measured.record(),
         "outputs": outputs,
     }
 
 
 def load_image(bundle: CertifiedBundle, source: str) -> torch.Tensor:
-    """What a bundle makes of an input, a file or `PHANTOM`: (C, *spatial) on the bundle's device."""
+    """What a bundle makes of an input, a file or `PHANTOM`: (C, *spatial) on the bundle's device.
+
+    Raises:
+        ValueError: if the phantom is asked for and the bundle has none.
+    """
     device = next(bundle.network.parameters()).device
     if source == PHANTOM:
-        size = bundle.parser.get_parsed_content("spatial_size")[0]
-        return torch.from_numpy(chest_phantom(size)[0]).to(device)
+        if PHANTOM not in bundle.parser:
+            raise ValueError(f"the bundle {bundle.name} has no phantom; give an image")
+        return torch.as_tensor(bundle.parser.get_parsed_content(PHANTOM)).to(device)
     image: torch.Tensor = bundle.preprocessing({"image": source})["image"].as_tensor()
     return image.to(device)
 
@@ -97,7 +119,7 @@ def _class_fractions(certificate: Certificate) -> dict[str, float]:
 
 def _failed(source: str, error: str) -> dict[str, Any]:
     empty = dict.fromkeys(
-        ("certified_fraction", "abstention", "radius", "draws", "seconds", "class_fractions", "outputs")
+        ("certified_fraction", "abstention", "radius", "draws", "seconds", "class_fractions", "measurements", "outputs")
     )
     return {"input": source, "status": "error", "error": error, **empty}
 

@@ -4,25 +4,31 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import logging
 import math
+import os
 import secrets
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monai_cert.data.public_sets import PUBLIC_SETS, public_datalist
 from monai_cert.errors import USER_ERRORS, explain
 from monai_cert.memory import keep_freed_memory
 from monai_cert.noise import GaussianNoise
 from monai_cert.sequential import DEFAULT_LOOKS, SequentialCertification
-from monai_cert.statistics.binomial import SplitTest, certified_radius, joint, tau_for_radius
+from monai_cert.statistics.binomial import SplitTest, VoteTest, certified_radius, joint, tau_for_radius
 from monai_cert.statistics.looks import equal_split, exact_boundaries
 from monai_cert.statistics.multiplicity import Correction, bonferroni, generalized_holm, holm
+from monai_cert.statistics.radius_map import RadiusMap
 
 if TYPE_CHECKING:
+    from monai_cert.measuring import Measuring
     from monai_cert.planning import Plan
 
 __all__ = ["main"]
@@ -34,6 +40,13 @@ _CORRECTIONS: dict[str, Callable[[int], Correction]] = {
     "bonferroni": lambda k: bonferroni,
     "generalized_holm": generalized_holm,
 }
+
+
+# Names of monai_cert.measurements and monai_cert.metrics.whole_mask, which take seconds to import.
+_MEASURED = (
+    *("area", "volume", "diameter", "perimeter", "centroid", "bounding-box", "components", "cardiothoracic-ratio"),
+    *("dice", "iou", "hausdorff", "hausdorff-95", "surface-distance"),
+)
 
 
 class UsageError(ValueError):
@@ -59,48 +72,131 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(f"monai-cert: {error}")
         return WRONG_USE
     except KeyboardInterrupt:
-        _say("stopped; results that were finished are kept")
+        if _leads():
+            _say("stopped; results that were finished are kept")
         return SOME_FAILED
 
 
 def _certify(args: argparse.Namespace) -> int:
     from monai_cert.certify_files import certify_files
 
+    first = _join_processes(args) if args.share_draws else True
+    say = _say if first else _silent
     inputs = _inputs(args.inputs)
     bundle, settings = _bundle(args)
-    output = _output_folder(args.output)
-    report = certify_files(bundle, inputs, settings, output, _say)
-    if args.json:
+    _check_phantom(bundle, inputs, say)
+    if "lipschitz_constant" not in settings:
+        bundle.inferer.share_draws = args.share_draws
+        bundle.inferer.progress &= first
+    output = _output_folder(args.output) if first else None
+    measuring = _measuring(args, bundle, settings)
+    report = certify_files(bundle, inputs, settings, output, say, measuring)
+    if args.json and first:
         print(json.dumps(report, indent=4, allow_nan=False))
     done = sum(entry["status"] == "ok" for entry in report["inputs"])
-    _say(f"{done} of {len(inputs)} inputs certified; results are in {output}")
+    say(f"{done} of {len(inputs)} inputs certified; results are in {output}")
     return DONE if done == len(inputs) else SOME_FAILED
 
 
-def _evaluate(args: argparse.Namespace) -> int:
-    from monai_cert.data.chest_xray import chest_xray_datalist
-    from monai_cert.evaluation import evaluate_dataset
+def _measuring(args: argparse.Namespace, bundle: Any, settings: dict[str, Any]) -> Measuring | None:
+    """What was asked to be measured, if anything; refuses what this bundle's images have not."""
+    if not args.measure:
+        if args.spacing is not None or args.units != "auto" or args.radii is not None:
+            raise UsageError("--spacing, --units and --radii go with --measure")
+        return None
+    from monai_cert.measurements import measurements_of
+    from monai_cert.measuring import Measuring
+    from monai_cert.metrics.whole_mask import WHOLE_MASK
 
+    tau = bundle.parser.get_parsed_content("displayable_configs#tau")
+    radius = certified_radius(bundle.inferer.noise.sigma, tau)
+    radii = tuple(args.radii or [share * radius for share in (0.25, 0.5, 0.75, 1.0)])
+    shape = bundle.parser.get_parsed_content("spatial_size")
+    kinds = tuple(dict.fromkeys(args.measure))
     try:
-        items = chest_xray_datalist(args.dataset, args.data_root, args.splits or _splits(args.data_root), args.split)
+        single = [kind for kind in kinds if kind not in WHOLE_MASK]
+        measurements_of(single, bundle.class_names, shape, (1.0,) * len(shape))
+        if len(set(radii)) < len(radii) or not all(0 < r < math.inf for r in radii):
+            raise ValueError(f"--radii must be positive and differ, got {' '.join(f'{r:g}' for r in radii)}")
+        if args.spacing is not None and not (len(args.spacing) == len(shape) and min(args.spacing) > 0):
+            raise ValueError(f"--spacing takes {len(shape)} positive numbers of millimeters, rows before columns")
+    except ValueError as error:
+        raise UsageError(explain(error)) from error
+    settings |= {"measure": list(kinds), "spacing": args.spacing, "units": args.units, "radii": list(radii)}
+    return Measuring(
+        kinds, bundle.class_names, radii, None if args.spacing is None else tuple(args.spacing), args.units
+    )
+
+
+def _join_processes(args: argparse.Namespace) -> bool:
+    """Join the processes that torchrun started, each on a GPU of its own if there are any; whether this is the first.
+
+    Raises:
+        UsageError: if torchrun did not start this process.
+    """
+    import torch
+    from torch import distributed
+
+    if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys():
+        raise UsageError(
+            "--share-draws shares draws among processes; start them with torchrun -m -- monai_cert certify"
+        )
+    if args.device is None and torch.cuda.is_available():
+        args.device = f"cuda:{os.environ['LOCAL_RANK']}"
+    on_gpu = str(args.device).startswith("cuda")
+    if on_gpu:
+        torch.cuda.set_device(torch.device(args.device))
+    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    atexit.register(distributed.destroy_process_group)
+    return distributed.get_rank() == 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from monai_cert.data.splits import read_split
+    from monai_cert.evaluation import evaluate_dataset
+    from monai_cert.processes import Processes
+    from monai_cert.result_rows import OtherRunError
+
+    splits = args.splits or _splits(args.data_root)
+    try:
+        items = public_datalist(args.dataset, args.data_root, splits, args.split, args.partial)
+        left_out = len(read_split(splits, args.dataset, args.split).ids) - len(items)
+        processes = Processes()
     except USER_ERRORS as error:
         raise UsageError(explain(error)) from error
-    items = items[: args.limit]
+    args.device = processes.device(args.device)
     bundle, settings = _bundle(args)
-    settings |= {"dataset": args.dataset, "split": args.split, "limit": args.limit, "denoise": not args.no_denoise}
+    if "lipschitz_constant" in settings:
+        raise UsageError("evaluate takes certificates of smoothing; benchmarks/lipschitz.py is for Lipschitz networks")
+    settings |= {"dataset": args.dataset, "split": args.split, "limit": args.limit, "partial": args.partial}
+    settings |= {"denoise": not args.no_denoise}
     output = _output_folder(args.output)
-    if (output / "results.csv").exists():
-        raise UsageError(f"{output} holds results already; give another folder with --output")
+    if left_out and processes.leads:
+        _say(f"{left_out} images of {args.dataset}/{args.split} are not in the folder and are left out")
+    # What ends jobs on clusters, and torchrun when one of its processes died: as Ctrl-C.
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        results = evaluate_dataset(bundle, items, settings, output, _say)
+        results = evaluate_dataset(
+            bundle, items[: args.limit], settings, output, _say, left_out=left_out, processes=processes
+        )
+    except OtherRunError as error:
+        raise UsageError(explain(error)) from error
     except OSError as error:
         _say(f"stopped, results cannot be written: {explain(error)}; the finished ones are in {output}")
         return SOME_FAILED
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    if results is None:
+        return DONE  # the first process speaks for all
     if args.json:
         print(json.dumps(results, indent=4, allow_nan=False))
     means = "  ".join(f"{name} {value:.4f}" for name, value in results["means"].items() if value is not None)
-    _say(f"means over {results['images']} of {len(items)} images: {means}")
-    return SOME_FAILED if results["failures"] else DONE
+    counts = results["counts"]
+    _say(f"means over {results['images']} of {counts['asked']} images: {means}")
+    if counts["failed"] or counts["not_done"]:
+        _say(f"{counts['failed'] + counts['not_done']} images have no result; the same command tries them again")
+        return SOME_FAILED
+    return DONE
 
 
 def _attack(args: argparse.Namespace) -> int:
@@ -113,6 +209,7 @@ def _attack(args: argparse.Namespace) -> int:
     bundle, settings = _bundle(args)
     if "lipschitz_constant" in settings:
         raise UsageError("attack tries certificates of smoothing; a Lipschitz network has no votes to judge")
+    _check_phantom(bundle, inputs, _say)
     try:
         check_radii(settings["radius"] if args.radius is None else args.radius, args.factors)
     except ValueError as error:
@@ -231,7 +328,7 @@ def _bundle(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         "denoise": not getattr(args, "no_denoise", False),
         "intensity_range": getattr(args, "intensity_range", None),
         "randomized": args.randomized,
-        "progress": sys.stderr.isatty(),
+        "progress": sys.stderr.isatty() and _leads(),
     }
     if args.autocast is not None:
         overrides["autocast"] = f"$torch.{args.autocast}"
@@ -255,7 +352,7 @@ def _bundle(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         raise UsageError(explain(error)) from error
     settings = {
         "sigma": inferer.noise.sigma,
-        "tau": inferer.tau,
+        "tau": None if isinstance(inferer.test, RadiusMap) else inferer.tau,
         "alpha": inferer.alpha,
         "n": inferer.sampling.looks[-1],
         "n0": inferer.test.n0,
@@ -267,7 +364,7 @@ def _bundle(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         "tolerated": inferer.correction.tolerated,
         "randomized": inferer.randomized,
         "hypotheses": getattr(inferer.hypotheses, "name", "all"),
-        "radius": certified_radius(inferer.noise.sigma, inferer.tau),
+        "radius": None if isinstance(inferer.test, RadiusMap) else certified_radius(inferer.noise.sigma, inferer.tau),
         "seed": args.seed,
         "batch_size": args.batch_size,
         "autocast": None if inferer.autocast is None else str(inferer.autocast).removeprefix("torch."),
@@ -281,10 +378,17 @@ def _bundle(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
 def _lipschitz_settings(args: argparse.Namespace, bundle: Any) -> dict[str, Any]:
     """The settings of a run without noise; refuses what only noise has."""
-    smoothing = ("sigma", "tau", "alpha", "n", "seed", "sequential", "randomized", "mask", "autocast", "compile")
-    for name in smoothing:
-        if getattr(args, name):
-            raise UsageError(f"--{name} goes with smoothing; a Lipschitz network is certified without noise")
+    smoothing = {
+        **dict.fromkeys(("sigma", "tau", "alpha", "n", "seed", "mask", "autocast", "measure")),
+        **dict.fromkeys(("sequential", "randomized", "compile", "radius_map", "share_draws"), False),
+        "test": "joint",
+        "correction": "holm",
+        "k": 1,
+    }
+    for name, unset in smoothing.items():
+        if getattr(args, name, unset) != unset:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} goes with smoothing; a Lipschitz network is certified without noise")
     return {
         "lipschitz_constant": bundle.inferer.bound(bundle.network).constant,
         "radius": bundle.inferer.radius,
@@ -295,8 +399,15 @@ def _lipschitz_settings(args: argparse.Namespace, bundle: Any) -> dict[str, Any]
     }
 
 
-def _test(args: argparse.Namespace) -> Any:
-    return joint if args.test == "joint" else SplitTest(args.n0)
+def _test(args: argparse.Namespace) -> VoteTest:
+    test = joint if args.test == "joint" else SplitTest(args.n0)
+    if not getattr(args, "radius_map", False):
+        return test
+    if args.tau is not None or args.sequential or args.randomized:
+        raise UsageError(
+            "--radius-map gives each pixel its own radius: it goes without --tau, --sequential, --randomized"
+        )
+    return RadiusMap(test)
 
 
 def _correction(args: argparse.Namespace) -> Correction:
@@ -315,12 +426,22 @@ def _sequential(args: argparse.Namespace) -> SequentialCertification | None:
     return SequentialCertification(tuple(args.looks), args.stop, boundaries)
 
 
+def _check_phantom(bundle: Any, inputs: Sequence[str], say: Callable[[str], object]) -> None:
+    """Where the phantom is the input, say so, or refuse if the bundle has none."""
+    from monai_cert.data.phantoms import PHANTOM
+
+    if PHANTOM not in inputs:
+        return
+    if PHANTOM not in bundle.parser:
+        raise UsageError(f"the bundle {bundle.name} has no phantom; give an image")
+    say(f"no input given: taking the phantom of {bundle.name}, a synthetic image of nobody")
+
+
 def _inputs(paths: Sequence[str]) -> list[str]:
     """Image files, folders resolved; the phantom if there are none."""
     from monai_cert.data.files import list_images, stem
 
     if not paths:
-        _say("no input given: certifying the built-in phantom, a synthetic radiograph of nobody")
         return ["phantom"]
     files: list[str] = []
     for path in paths:
@@ -342,7 +463,7 @@ def _output_folder(path: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".monai_cert_probe"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # several processes may do the same
     except OSError as error:
         raise UsageError(f"the output folder cannot be written: {explain(error)}") from error
     return folder
@@ -356,8 +477,17 @@ def _splits(data_root: str) -> Path:
     return table
 
 
+def _leads() -> bool:
+    """Whether this process speaks for all that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _silent(text: str) -> None:
+    """What every process but the first says."""
 
 
 def _quiet_libraries() -> None:
@@ -376,6 +506,44 @@ def _parser() -> argparse.ArgumentParser:
     certify = commands.add_parser("certify", help="certify image files")
     certify.add_argument(
         "inputs", nargs="*", metavar="INPUT", help="image file or folder; the bundle's phantom if none"
+    )
+    certify.add_argument(
+        "--share-draws",
+        action="store_true",
+        help="share the draws of each image among the processes of torchrun -m -- monai_cert certify ...",
+    )
+    certify.add_argument(
+        "--radius-map",
+        action="store_true",
+        help="each pixel its own largest radius, all at once, in place of the one of --tau",
+    )
+    certify.add_argument(
+        "--measure",
+        nargs="+",
+        choices=_MEASURED,
+        metavar="WHAT",
+        help=f"certify measurements of the noisy predictions too: {', '.join(_MEASURED)}",
+    )
+    certify.add_argument(
+        "--spacing",
+        nargs="+",
+        type=float,
+        metavar="MM",
+        help="with --measure: millimeters from pixel to pixel of the files, rows before columns, slices first "
+        "(default: what the file states)",
+    )
+    certify.add_argument(
+        "--units",
+        choices=("auto", "mm", "pixels"),
+        default="auto",
+        help="with --measure: auto measures in millimeters where the spacing is known (default: auto)",
+    )
+    certify.add_argument(
+        "--radii",
+        nargs="+",
+        type=float,
+        metavar="R",
+        help="with --measure: l2 radii (default: four up to the radius of tau)",
     )
     certify.set_defaults(command=_certify)
     attack = commands.add_parser("attack", help="try to break the certificate of one image")
@@ -400,14 +568,26 @@ def _parser() -> argparse.ArgumentParser:
             metavar=("LOW", "HIGH"),
             help="stored pixel values that are black and white (default: the range of their type)",
         )
-    evaluate = commands.add_parser("evaluate", help="certify a data set and compare with the truth")
-    evaluate.add_argument("--dataset", required=True, metavar="NAME", help="montgomery, shenzhen or jsrt")
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="certify a data set and compare with the truth",
+        description="Certify the images of a data set and compare with the truth. Each image leaves a row in the "
+        "output folder: the same command goes on where it was stopped, does not repeat what is done, and tries again "
+        "what failed. Processes that torchrun starts (torchrun --nproc_per_node=K -m -- monai_cert evaluate ...), on "
+        "one or more machines, share the images; all must see the output folder.",
+    )
+    evaluate.add_argument("--dataset", required=True, metavar="NAME", help=f"one of {', '.join(PUBLIC_SETS)}")
     evaluate.add_argument("--data-root", required=True, metavar="DIR", help="folder that holds the data set")
     evaluate.add_argument(
         "--splits", metavar="CSV", help="table dataset,id,split (default: splits.csv in the data root)"
     )
     evaluate.add_argument("--split", default="test", metavar="NAME", help="split to evaluate (default: test)")
-    evaluate.add_argument("--limit", type=_positive, metavar="N", help="the first N images only")
+    evaluate.add_argument(
+        "--limit", type=_positive, metavar="N", help="the first N images only; may grow from one run to the next"
+    )
+    evaluate.add_argument(
+        "--partial", action="store_true", help="leave out images of the split that are not in the folder; says how many"
+    )
     evaluate.add_argument("--no-denoise", action="store_true", help="the network alone, without the denoiser")
     evaluate.set_defaults(command=_evaluate)
     for command in (certify, evaluate, attack):

@@ -1,45 +1,45 @@
 # Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
-"""Certifying the images of a data set and comparing with the truth."""
+"""Certifying the images of a data set and comparing with the truth, in as many runs and processes as it takes."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from monai.inferers import Inferer
 from monai.metrics import compute_dice
+from torch import nn
 
 from monai_cert.bundle import CertifiedBundle
 from monai_cert.certificate import Certificate
 from monai_cert.errors import USER_ERRORS, explain
 from monai_cert.hierarchy import Hierarchy
+from monai_cert.inferers.certification import Sample
+from monai_cert.inferers.recording import MeasurementRecorder
 from monai_cert.inferers.voting import VoteCounter
+from monai_cert.measurements import Measurement
 from monai_cert.metrics.abstention import certified_accuracy
 from monai_cert.metrics.dice import certified_dice, worst_case_dice
 from monai_cert.metrics.information import certified_information_gain
-from monai_cert.report import write_csv, write_whole
+from monai_cert.metrics.whole_mask import whole_mask_measurements
+from monai_cert.processes import Processes
+from monai_cert.provenance import hardware, package_versions, weights_sha256
+from monai_cert.result_rows import OtherRunError, ResultRows, Row, differences, input_digests, now
+from monai_cert.summary import figures_of, summarize, write_summary
 
-__all__ = ["FIGURES", "evaluate_dataset", "evaluate_image"]
+__all__ = ["certified_median_dice", "evaluate_dataset", "evaluate_image"]
 
-FIGURES = (
-    "clean_dice",
-    "smoothed_dice",
-    "certified_dice",
-    "worst_case_dice",
-    "abstention",
-    "certified_fraction",
-    "seconds",
-    "certified_accuracy",
-    "certified_information_gain",
-    "draws",
-)
+_MAY_DIFFER = ("limit", "partial", "configs", "radius")  # of the settings; the last two are told by others
+_SUMMARY_EVERY = 10.0  # seconds
+_LATE = 30.0  # seconds
 
 
-def evaluate_image(bundle: CertifiedBundle, item: dict[str, Any]) -> dict[str, float | str]:
+def evaluate_image(bundle: CertifiedBundle, item: dict[str, Any]) -> dict[str, Any]:
     """Certify one image with a known truth.
 
     Args:
@@ -47,13 +47,17 @@ def evaluate_image(bundle: CertifiedBundle, item: dict[str, Any]) -> dict[str, f
         item: one item of a datalist.
 
     Returns:
-        ``id`` and the `FIGURES`: Dice means over the foreground classes of the image (NaN classes left out) of the
-        plain network on the clean image, of the majority vote, and of the certificate; ``seconds`` of certification;
-        certified accuracy, and certified information gain, which is the same without a hierarchy; all draws.
+        JSON values. ``figures``, where None stands for NaN: Dice means over the foreground classes of the image (NaN
+        classes left out) of the plain network on the clean image, of the majority vote, and of the certificate;
+        ``seconds`` of certification; certified accuracy, and certified information gain, which is the same without a
+        hierarchy; all draws; `certified_median_dice`. Also the ``seed`` and ``batch_size`` of the draws, and the
+        ``hardware``.
     """
     data = bundle.parser.get_parsed_content("labeled_preprocessing")(item)
     device = next(bundle.network.parameters()).device
     image, truth = data["image"].as_tensor()[None].to(device), data["label"].as_tensor()[None].long()
+    compared = _comparisons(bundle, truth)
+    bundle.inferer.recorders = (lambda image: MeasurementRecorder(compared),) if compared else ()
     started = time.perf_counter()
     sample = bundle.inferer.sample(image, bundle.network)[0]
     certificate = bundle.inferer.decide(sample)
@@ -62,8 +66,7 @@ def evaluate_image(bundle: CertifiedBundle, item: dict[str, Any]) -> dict[str, f
     hierarchy = certificate.hierarchy or Hierarchy(bundle.class_names, {})
     nodes = classes if certificate.nodes is None else torch.from_numpy(certificate.nodes.astype(np.int64))[None, None]
     majority = sample.votes.cpu().argmax(0)[None, None]
-    return {
-        "id": item["id"],
+    figures = {
         "clean_dice": _mean(_dice(_clean_prediction(bundle, image), truth, certificate)),
         "smoothed_dice": _mean(_dice(majority, truth, certificate)),
         "certified_dice": _mean(certified_dice(classes, truth, certificate.num_classes)),
@@ -74,7 +77,35 @@ def evaluate_image(bundle: CertifiedBundle, item: dict[str, Any]) -> dict[str, f
         "certified_accuracy": _mean(certified_accuracy(classes, truth)),
         "certified_information_gain": _mean(certified_information_gain(nodes, truth, hierarchy)),
         "draws": certificate.draws,
+        "certified_median_dice": certified_median_dice(sample, certificate),
     }
+    return {
+        "figures": {name: None if np.isnan(value) else value for name, value in figures.items()},
+        "seed": certificate.provenance.seed,
+        "batch_size": certificate.provenance.batch_size,
+        "hardware": hardware(device),
+    }
+
+
+def certified_median_dice(sample: Sample, certificate: Certificate) -> float:
+    """What no attack within the certificate's radius can bring the median Dice of the noisy predictions below.
+
+    The statement is distributional: at least half of the noisy predictions keep this Dice with the truth, where
+    worst-case Dice speaks of the one map of majority classes. The claim of `certify_measurements`, with the
+    certificate's alpha for all classes of the image together; the mean over the foreground classes that the truth has,
+    NaN if it has none.
+
+    Args:
+        sample: with one recorder, of the Dice of each of these classes, or none.
+        certificate: its certificate.
+    """
+    if not sample.recorded:
+        return np.nan
+    (recorder,) = sample.recorded
+    assert isinstance(recorder, MeasurementRecorder)
+    looks = max(1, len(certificate.looks))
+    found = recorder.certify(certificate.sigma, certificate.alpha, [certificate.radius], looks=looks)
+    return float(found.lower.mean())
 
 
 def evaluate_dataset(
@@ -83,34 +114,166 @@ def evaluate_dataset(
     settings: dict[str, Any],
     folder: Path,
     say: Callable[[str], object],
-) -> dict[str, Any]:
-    """Evaluate images one after another; after each, ``results.csv`` and ``results.json`` hold all that is finished.
+    *,
+    left_out: int = 0,
+    processes: Processes | None = None,
+) -> dict[str, Any] | None:
+    """Evaluate images, each of which leaves a row on disk; what the folder holds already is not done again.
+
+    Any number of processes may share the images; the results do not depend on how many. The first one says what all do
+    and writes ``results.csv`` and ``results.json``: from time to time, when it is stopped, and at the end.
 
     Args:
         bundle: the bundle.
         items: a datalist.
-        settings: what to record as ``settings``.
+        settings: what to record as ``settings``. All but ``limit``, ``partial`` and the number of a device must be
+            the same when a run is continued.
         folder: where the files go; it exists.
         say: called with a line of text after each image.
+        left_out: number of images that are not among the items for want of files, to be recorded.
+        processes: who shares the images; what the environment says if None.
 
     Returns:
-        What ``results.json`` holds: format, settings, number of images, means over images (NaN left out), their
-        standard errors, and the images that failed.
+        What ``results.json`` holds, see `summarize`; None in all processes but the first.
+
+    Raises:
+        OtherRunError: if the folder holds results that were made otherwise, or processes differ in what they would do.
+        OSError: if a result cannot be written.
     """
-    rows: list[dict[str, float | str]] = []
-    failures: list[dict[str, str]] = []
-    results: dict[str, Any] = {}
-    for item in items:
-        try:
-            rows.append(evaluate_image(bundle, item))
-            say(_told(rows[-1], len(rows), len(items)))
-        except USER_ERRORS as error:
-            failures.append({"id": item["id"], "error": explain(error, item["image"])})
-            say(f"failed: {failures[-1]['error']}")
-        results = _summarize(rows, settings) | {"failures": failures}
-        write_csv(folder / "results.csv", ("id", *FIGURES), rows)
-        write_whole(folder / "results.json", json.dumps(results, indent=4).encode())
+    processes = processes or Processes()
+    by_id = {item["id"]: item for item in items}
+    rows = ResultRows(folder, [item["id"] for item in items], _identity(bundle, settings))
+    pending = _begin(rows, items, processes, say)
+    if not processes.leads:
+        _work(bundle, [by_id[image] for image in pending], rows, processes)
+        return None
+    report = _Report(rows, settings, left_out, len(pending), say)
+    try:
+        _work(bundle, [by_id[image] for image in pending], rows, processes, report.look)
+        _wait_for_others(rows, processes, report.look)
+    finally:
+        results = report.write()
     return results
+
+
+def _begin(
+    rows: ResultRows, items: Sequence[dict[str, Any]], processes: Processes, say: Callable[[str], object]
+) -> list[str]:
+    """The images to be done: the first process looks what the folder holds, all others hear of it."""
+    if processes.leads:
+        try:
+            pending = rows.open(items, say)
+        except (OtherRunError, OSError) as error:
+            processes.tell("refused", explain(error))
+            processes.tell("begin", None)
+            raise
+        processes.tell("begin", {"identity": rows.identity, "pending": pending})
+        return pending
+    begin = processes.hear("begin")
+    if begin is None:
+        raise OtherRunError(processes.hear("refused"))
+    found = differences(begin["identity"], rows.identity)
+    if found or not set(begin["pending"]) <= set(rows.ids):
+        raise OtherRunError(f"process {processes.rank} differs from the first in {found or 'the images that it finds'}")
+    rows.identity = begin["identity"]
+    return list(begin["pending"])
+
+
+def _work(
+    bundle: CertifiedBundle,
+    items: Sequence[dict[str, Any]],
+    rows: ResultRows,
+    processes: Processes,
+    after_each: Callable[[], object] = lambda: None,
+) -> None:
+    """Evaluate the images that fall to this process."""
+    for number in processes.share(len(items)):
+        item = items[number]
+        try:
+            row = {"id": item["id"], "status": "ok", "inputs": input_digests(item), **evaluate_image(bundle, item)}
+        except USER_ERRORS as error:
+            row = {"id": item["id"], "status": "error", "error": explain(error, item["image"])}
+        rows.write(row | {"rank": processes.rank, "processes": processes.count, "finished": now()})
+        after_each()
+    processes.finish()
+
+
+def _wait_for_others(rows: ResultRows, processes: Processes, look: Callable[[], object]) -> None:
+    """Until all have done their last image and their rows are seen, which a network's disks may show late."""
+    seen_by = float("inf")
+    while rows.missing() and processes.count > 1 and time.monotonic() < seen_by:
+        if seen_by == float("inf") and processes.all_finished():
+            seen_by = time.monotonic() + _LATE
+        time.sleep(0.1)
+        look()
+
+
+class _Report:
+    """What the first process tells and writes while all work."""
+
+    def __init__(
+        self, rows: ResultRows, settings: dict[str, Any], left_out: int, pending: int, say: Callable[[str], object]
+    ) -> None:
+        self.rows, self.settings, self.left_out, self.pending, self.say = rows, settings, left_out, pending, say
+        self.started = self.written = time.monotonic()
+        total = len(rows.ids)
+        if not pending:
+            say(f"all {total} images are done already; nothing was computed")
+        elif pending < total:
+            say(f"{total - pending} of {total} images are done already")
+
+    def look(self) -> None:
+        """Tell of rows that are new, and bring the summary up to date from time to time."""
+        self._tell()
+        if time.monotonic() - self.written > _SUMMARY_EVERY:
+            self.write()
+
+    def write(self) -> dict[str, Any]:
+        """Write the summary of all rows there are."""
+        self._tell()
+        results = summarize(self.rows, self.settings, self.left_out)
+        write_summary(self.rows.folder, self.rows, results)
+        self.written = time.monotonic()
+        return results
+
+    def _tell(self) -> None:
+        total, before = len(self.rows.ids), self.rows.missing()
+        for done, row in enumerate(self.rows.fresh(), start=total - before + 1):
+            new = done - total + self.pending
+            left = (time.monotonic() - self.started) / new * (total - done)
+            self.say(f"{done}/{total} {_told(row)}, {_duration(left)} left")
+
+
+def _identity(bundle: CertifiedBundle, settings: dict[str, Any]) -> dict[str, Any]:
+    """What makes rows comparable: settings, networks, configuration, versions."""
+    same = {name: value for name, value in settings.items() if name not in _MAY_DIFFER}
+    identity = same | {
+        "device": str(settings["device"]).partition(":")[0],
+        "weights_sha256": weights_sha256(_networks(bundle)),
+        "configuration_sha256": bundle.configuration_sha256,
+        **{f"{package} version": version for package, version in package_versions().items()},
+    }
+    jsonable: dict[str, Any] = json.loads(json.dumps(identity))
+    return jsonable
+
+
+def _networks(bundle: CertifiedBundle) -> Iterator[nn.Module]:
+    """The segmenter, and the networks that its inferers hold."""
+    yield bundle.network
+    inferers: list[Inferer] = [bundle.inferer]
+    for inferer in inferers:
+        for value in vars(inferer).values():
+            if isinstance(value, nn.Module):
+                yield value
+            elif isinstance(value, Inferer):
+                inferers.append(value)
+
+
+def _comparisons(bundle: CertifiedBundle, truth: torch.Tensor) -> list[Measurement]:
+    """Dice of the foreground classes that the truth has; a function of the truth alone, so fixed before the draws."""
+    reference = truth[0, 0].numpy()
+    every = whole_mask_measurements(["dice"], bundle.class_names, reference, called="the truth")
+    return [measurement for c, measurement in enumerate(every, start=1) if (reference == c).any()]
 
 
 def _clean_prediction(bundle: CertifiedBundle, image: torch.Tensor) -> torch.Tensor:
@@ -130,22 +293,24 @@ def _mean(figures: torch.Tensor) -> float:
     return float(figures.nanmean())
 
 
-def _told(row: dict[str, float | str], number: int, of: int) -> str:
+def _told(row: Row) -> str:
+    if row["status"] == "error":
+        return f"failed: {row['error']}"
+    figures = figures_of(row)
     return (
-        f"{number}/{of} {row['id']}: certified Dice {row['certified_dice']:.4f}, "
-        f"worst case {row['worst_case_dice']:.4f}, {row['seconds']:.1f} s"
+        f"{row['id']}: certified Dice {figures['certified_dice']:.4f}, "
+        f"worst case {figures['worst_case_dice']:.4f}, {figures['seconds']:.1f} s"
     )
 
 
-def _summarize(rows: list[dict[str, float | str]], settings: dict[str, Any]) -> dict[str, Any]:
-    columns = {name: np.array([row[name] for row in rows], dtype=np.float64) for name in FIGURES}
-    known = {name: column[~np.isnan(column)] for name, column in columns.items()}
-    return {
-        "format": 1,
-        "settings": settings,
-        "images": len(rows),
-        "means": {name: float(c.mean()) if c.size else None for name, c in known.items()},
-        "standard_errors": {
-            name: float(c.std(ddof=1) / np.sqrt(c.size)) if c.size > 1 else None for name, c in known.items()
-        },
-    }
+def _duration(seconds: float) -> str:
+    """As people say it.
+
+    Example:
+        >>> _duration(12), _duration(200), _duration(4000)
+        ('12 s', '3 min', '1 h 7 min')
+    """
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

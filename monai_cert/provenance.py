@@ -1,17 +1,20 @@
 # Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
-"""Digests and versions: what a record needs so that its votes can be drawn again."""
+"""Digests, versions, hardware: what a record needs so that its votes can be drawn again, and its times understood."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import platform
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 
 import torch
 from torch import nn
 
-__all__ = ["package_versions", "weights_sha256"]
+__all__ = ["hardware", "package_versions", "weights_sha256"]
 
 
 def weights_sha256(modules: Iterable[nn.Module]) -> str:
@@ -28,3 +31,22 @@ def weights_sha256(modules: Iterable[nn.Module]) -> str:
 def package_versions() -> Mapping[str, str]:
     """Versions of the packages that take part in a certificate."""
     return {name: metadata.version(name) for name in ("monai_cert", "monai", "torch", "numpy", "scipy")}
+
+
+def hardware(device: torch.device) -> dict[str, str | int | None]:
+    """What a process computes on: the CPU's model, its logical ``cores``, torch's ``threads``, and the GPU's name."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+    }
+
+
+@cache
+def _cpu_model() -> str:
+    """As Linux tells it, else as Python does."""
+    table = Path("/proc/cpuinfo")
+    lines = table.read_text().splitlines() if table.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()

@@ -24,7 +24,8 @@ from PIL import Image
 from monai_cert.certificate import Certificate, classes_to_disk
 from monai_cert.data.files import is_medical, stem
 from monai_cert.data.phantoms import PHANTOM
-from monai_cert.visualize import certificate_figure, save_png
+from monai_cert.measuring import Measured
+from monai_cert.visualize import certificate_figure, interval_figure, save_png
 
 __all__ = [
     "SaveCertificated",
@@ -66,6 +67,7 @@ def write_certificate(
     image: npt.NDArray[np.floating],
     certificate: Certificate,
     class_names: tuple[str, ...] | None = None,
+    measured: Measured | None = None,
 ) -> dict[str, str]:
     """Write the four files of one input.
 
@@ -75,11 +77,12 @@ def write_certificate(
         image: (C, *spatial) what was certified.
         certificate: its certificate.
         class_names: a name a class.
+        measured: what was certified about measurements, if anything.
 
     Returns:
         Paths of ``classes`` (``.png`` or ``.nii.gz``, 255 = abstain), ``radius`` (``.tif`` or ``.nii.gz``, float32),
         ``overlay`` (``.png``) and ``certificate`` (``.json``, written last); with a hierarchy also ``nodes``, like
-        ``classes``.
+        ``classes``; with measurements also ``intervals``, a picture.
     """
     name = stem(source)
     figure = certificate_figure(image, certificate, title=title_of(source), class_names=class_names)
@@ -97,7 +100,12 @@ def write_certificate(
         content = encoded(lambda file: tifffile.imwrite(file, radius))
         paths["radius"] = write_whole(folder / f"{name}_radius.tif", content)
     paths["overlay"] = write_whole(folder / f"{name}_overlay.png", encoded(lambda file: save_png(figure, file)))
-    paths["certificate"] = write_whole(folder / f"{name}.json", certificate.to_json().encode())
+    record = certificate.to_json()
+    if measured is not None:
+        bars = interval_figure(measured.certificates, title=title_of(source), left_out=tuple(measured.failures))
+        paths["intervals"] = write_whole(folder / f"{name}_intervals.png", encoded(lambda file: save_png(bars, file)))
+        record = json.dumps(json.loads(record) | {"measurements": measured.record()}, indent=4, allow_nan=False)
+    paths["certificate"] = write_whole(folder / f"{name}.json", record.encode())
     return {key: str(path) for key, path in paths.items()}
 
 
@@ -111,8 +119,8 @@ class SaveCertificated(MapTransform):
         image_key: the image that was certified.
         class_names: a name a class.
         node_key: the certified nodes of a hierarchy, where there is one.
+        radius_key: the certified radii, which are looked at where pixels have their own.
         allow_missing_keys: skip a key that is not there.
-        radius_key: the radii; a deterministic certificate has one of each pixel.
     """
 
     def __init__(
@@ -122,8 +130,8 @@ class SaveCertificated(MapTransform):
         image_key: str = "image",
         class_names: Sequence[str] | None = None,
         node_key: str = "node",
-        allow_missing_keys: bool = False,
         radius_key: str = "radius",
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.output_dir = Path(output_dir)
@@ -139,10 +147,8 @@ class SaveCertificated(MapTransform):
         for key in self.key_iterator(data):
             classes = _label_map(data[key])
             nodes = _label_map(data[self.node_key]) if self.node_key in data else None
-            record = data[key].meta["certificate"]
-            deterministic = json.loads(record).get("kind") == "deterministic"
-            radii = torch.as_tensor(data[self.radius_key]).cpu().numpy()[0] if deterministic else None
-            certificate = Certificate.from_json(record, classes, nodes, radii)
+            radii = data[self.radius_key].as_tensor().cpu()[0].numpy() if self.radius_key in data else None
+            certificate = Certificate.from_json(data[key].meta["certificate"], classes, nodes, radii)
             source = image.meta["filename_or_obj"]
             write_certificate(self.output_dir, source, image.as_tensor().cpu().numpy(), certificate, self.class_names)
         return data

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Collection, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,12 +18,13 @@ from matplotlib.patches import Ellipse, Patch
 from scipy.ndimage import binary_dilation, find_objects, label
 
 from monai_cert.certificate import ABSTAIN, Certificate
+from monai_cert.statistics.percentile import MeasurementCertificate
 
-__all__ = ["attack_figure", "certificate_figure", "save_png"]
+__all__ = ["attack_figure", "certificate_figure", "interval_figure", "save_png"]
 
 # Okabe-Ito colors: told apart by color-blind readers and on grey.
 _CLASS_COLORS = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
-_ABSTAIN_COLOR = "#D55E00"
+_ABSTAIN_COLORS = {1: "#D55E00", 3: "#0072B2"}  # of gray pictures, and of those of skin and mucosa, which are reddish
 _FLIP_COLOR = "#E6007E"
 
 ClassMap = npt.NDArray[np.integer[Any]]
@@ -54,6 +56,7 @@ def certificate_figure(
         share += f", as a group {np.mean(shown_as >= certificate.num_classes):.1%}"
     low, high = certificate.bounds
     picture = _picture(image, certificate)
+    abstain_color = _ABSTAIN_COLORS[picture.shape[-1]]
     radius = _slice(certificate.radius_map, 2)
     height = 5.0 * picture.shape[0] / picture.shape[1]
     figure = Figure(figsize=(15.4, height + 1.1), layout="constrained", facecolor="white")
@@ -64,15 +67,22 @@ def certificate_figure(
     _show(plain, picture)
     plain.set_title("image", fontsize=11)
     _show(overlay, picture)
-    _draw_classes(overlay, _slice(shown_as, 2), names, prefix="certified ", num_classes=certificate.num_classes)
+    _draw_classes(
+        overlay,
+        _slice(shown_as, 2),
+        names,
+        abstain_color,
+        prefix="certified ",
+        num_classes=certificate.num_classes,
+    )
     overlay.set_title(f"{share}, abstained {np.mean(shown_as == ABSTAIN):.1%}", fontsize=11)
-    largest = certificate.radius if certificate.radii is None else float(radius.max())
-    shown = radii.imshow(radius, cmap="cividis", vmin=0, vmax=largest or 1, interpolation="nearest")
+    shown = radii.imshow(radius, cmap="cividis", vmin=0, vmax=float(radius.max()) or 1, interpolation="nearest")
     figure.colorbar(shown, ax=radii, fraction=0.046, pad=0.02).set_label(
         f"certified l2 radius (pixel values {low:g} to {high:g}); 0 = abstains"
     )
     radii.set_title("certified radius", fontsize=11)
-    settings = f"sigma {certificate.sigma:g}, tau {certificate.tau:g}, alpha {certificate.alpha:g}, n {certificate.n}"
+    tau = f"tau {certificate.tau:g}" if certificate.radii is None else "radius map"
+    settings = f"sigma {certificate.sigma:g}, {tau}, alpha {certificate.alpha:g}, n {certificate.n}"
     if certificate.kind == "deterministic":
         settings = f"Lipschitz constant {certificate.lipschitz_constant:.4g}, one pass"
     figure.suptitle(f"{title}   ({settings})", fontsize=12, fontweight="bold")
@@ -110,6 +120,7 @@ def attack_figure(
     """
     names = class_names or _numbered(certificate)
     picture = _picture(image, certificate)
+    abstain_color = _ABSTAIN_COLORS[picture.shape[-1]]
     size = float(np.linalg.norm(delta.astype(np.float64)))
     figure = Figure(figsize=(20.0, 4.0 * picture.shape[0] / picture.shape[1] + 1.25), layout="constrained")
     FigureCanvasAgg(figure)
@@ -126,10 +137,11 @@ def attack_figure(
         (by_majority, smoothed, "majority under noise, attacked", "outvoted"),
     ):
         _show(axes, picture)
-        _draw_classes(axes, _slice(classes, 2), names, marks=(_slice(mask, 2), verb))
+        _draw_classes(axes, _slice(classes, 2), names, abstain_color, marks=(_slice(mask, 2), verb))
         axes.set_title(f"{name}\n{_pixels(mask)} {verb}", fontsize=11)
     _show(held, picture)
-    _draw_classes(held, _slice(certificate.classes, 2), names, "certified ", (_slice(flipped, 2), "proved flipped"))
+    marks = (_slice(flipped, 2), "proved flipped")
+    _draw_classes(held, _slice(certificate.classes, 2), names, abstain_color, "certified ", marks)
     count = int((certificate.classes != ABSTAIN).sum())
     held.set_title(f"certificate\n{_pixels(flipped)} of {count:,} proved flipped", fontsize=11)
     settings = f"sigma {certificate.sigma:g}, tau {certificate.tau:g}, alpha {certificate.alpha:g}"
@@ -142,9 +154,70 @@ def attack_figure(
     return figure
 
 
+def interval_figure(
+    certificates: Sequence[MeasurementCertificate], *, title: str, left_out: Collection[str] = ()
+) -> Figure:
+    """Draw the certified interval of every measurement against the radius, a panel a measurement.
+
+    Args:
+        certificates: of one image.
+        title: what to call the image.
+        left_out: names of measurements that are not shown.
+
+    Returns:
+        The figure, four panels a row.
+    """
+    shown = [(c, m) for c in certificates for m, name in enumerate(c.names) if name not in left_out]
+    columns = min(4, max(1, len(shown)))
+    rows = max(1, -(-len(shown) // columns))
+    figure = Figure(figsize=(3.9 * columns, 3.1 * rows + 1.2), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, (certificate, m) in zip(panels, shown, strict=False):
+        _draw_intervals(axes, certificate, m)
+    for axes in list(figure.axes)[len(shown) :]:
+        axes.set_axis_off()
+    if shown:
+        settings = f"sigma {shown[0][0].sigma:g}, n {shown[0][0].n}"
+        figure.suptitle(f"{title}: measurements under attack   ({settings})", fontsize=12, fontweight="bold")
+    figure.supxlabel(
+        "l2 size of the change of the image. Dot: median over the noisy predictions. Bar: no change of this size moves "
+        "the median outside. Arrow: the draws prove no end.",
+        fontsize=9,
+        wrap=True,
+    )
+    return figure
+
+
 def save_png(figure: Figure, file: BinaryIO, dpi: int = 100) -> None:
     """Write a figure as PNG."""
     figure.savefig(file, format="png", dpi=dpi)
+
+
+def _draw_intervals(axes: Axes, certificate: MeasurementCertificate, m: int) -> None:
+    estimate = np.atleast_1d(certificate.estimate)[m]
+    lower, upper = (np.atleast_2d(ends)[m] for ends in (certificate.lower, certificate.upper))
+    limits = np.atleast_2d(certificate.limits)[m]
+    proved = [(low > limits[0], high < limits[1]) for low, high in zip(lower, upper, strict=True)]
+    known = [
+        end for ends, p in zip(zip(lower, upper, strict=True), proved, strict=True) for end in np.array(ends)[[*p]]
+    ]
+    values = [v for v in (*known, estimate) if np.isfinite(v)] or [0.0]
+    margin = 0.15 * (max(values) - min(values)) or 0.05 * abs(values[0]) or 1.0
+    low_edge, high_edge = max(limits[0], min(values) - margin), min(limits[1], max(values) + margin)
+    color = _CLASS_COLORS[6]
+    for radius, low, high, (from_below, from_above) in zip(certificate.radii, lower, upper, proved, strict=True):
+        ends = (low if from_below else low_edge, high if from_above else high_edge)
+        axes.plot([radius, radius], ends, color=color, linewidth=5, solid_capstyle="butt", alpha=0.75)
+        for end, sure, marker in ((ends[0], from_below, "v"), (ends[1], from_above, "^")):
+            if not sure:
+                axes.plot(radius, end, marker=marker, color=color, markersize=9, clip_on=False)
+    axes.plot(certificate.radii, [estimate] * len(certificate.radii), "o", color="black", markersize=4)
+    axes.set_xlim(0, 1.12 * float(certificate.radii.max()) or 1)
+    axes.set_ylim(low_edge - margin / 3, high_edge + margin / 3)
+    unit = f" [{certificate.units[m]}]" if certificate.units[m] else ""
+    axes.set_title("\n".join(textwrap.wrap(certificate.names[m] + unit, 36)), fontsize=10)
+    axes.grid(alpha=0.3)
 
 
 def _numbered(certificate: Certificate) -> tuple[str, ...]:
@@ -204,6 +277,7 @@ def _draw_classes(
     axes: Axes,
     classes: ClassMap,
     names: tuple[str, ...],
+    abstain_color: str,
     prefix: str = "",
     marks: tuple[Mask, str] | None = None,
     num_classes: int | None = None,
@@ -220,11 +294,11 @@ def _draw_classes(
         handles.append(Line2D([], [], color=color, linewidth=1.6, label=f"{prefix}{names[c]}"))
     abstains = classes == ABSTAIN
     if abstains.any():
-        filled = axes.contourf(abstains, levels=[0.5, 1.5], colors=[_ABSTAIN_COLOR], alpha=0.25, hatches=["/////"])
-        filled.set_edgecolor(_ABSTAIN_COLOR)
+        filled = axes.contourf(abstains, levels=[0.5, 1.5], colors=[abstain_color], alpha=0.25, hatches=["/////"])
+        filled.set_edgecolor(abstain_color)
         filled.set_linewidth(0.0)
         handles.append(
-            Patch(facecolor=_ABSTAIN_COLOR, alpha=0.4, hatch="/////", edgecolor=_ABSTAIN_COLOR, label="abstains")
+            Patch(facecolor=abstain_color, alpha=0.4, hatch="/////", edgecolor=abstain_color, label="abstains")
         )
     if marks is not None and marks[0].any():
         _draw_marks(axes, marks[0])

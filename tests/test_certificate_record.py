@@ -15,6 +15,7 @@ from monai_cert.certificate import (
     ABSTAIN,
     Certificate,
     Provenance,
+    adjusted_p_values,
     certify,
     certify_evidence,
     classes_from_disk,
@@ -22,11 +23,13 @@ from monai_cert.certificate import (
 )
 from monai_cert.evidence import weigh
 from monai_cert.hierarchy import Hierarchy
+from monai_cert.inferers.certification import CertificationInferer
 from monai_cert.noise import GaussianNoise
 from monai_cert.sequential import SequentialCertification
 from monai_cert.statistics.binomial import joint
 from monai_cert.statistics.looks import equal_split
 from monai_cert.statistics.multiplicity import generalized_holm
+from monai_cert.statistics.radius_map import radius_map
 
 NOISE = GaussianNoise(0.25)
 # Certified as class 1; as neither; as class 0; as class 0 or 1.
@@ -44,6 +47,7 @@ PROVENANCE = Provenance(
     dtype="float32",
     autocast="bfloat16",
     compiled=True,
+    processes=2,
     versions={"monai_cert": "0.2"},
 )
 # Written by version 0.1 for CLASSES_0_1.
@@ -197,7 +201,8 @@ def test_a_record_of_the_first_version_lacks_no_other_field(missing: str) -> Non
 )
 def test_record_of_another_kind_is_refused(certificate: Certificate, change: dict[str, Any], message: str) -> None:
     record = json.loads(certificate.to_json()) | change
-    text = json.dumps({name: value for name, value in record.items() if value is not None})
+    removed = {name for name, value in change.items() if value is None}
+    text = json.dumps({name: value for name, value in record.items() if name not in removed})
     with pytest.raises(ValueError, match=message):
         Certificate.from_json(text, certificate.classes, certificate.nodes)
 
@@ -213,6 +218,40 @@ def test_maps_of_another_image_are_refused(certificate: Certificate) -> None:
     plain = certify(VOTES, noise=NOISE)
     with pytest.raises(ValueError, match="the map of nodes is not the one"):
         Certificate.from_json(plain.to_json(), plain.classes, nodes)
+
+
+def test_a_radius_map_comes_back_with_its_radii() -> None:
+    before = certify(VOTES, noise=NOISE, test=radius_map, alpha=0.01, provenance=PROVENANCE)
+    assert before.radii is not None
+    assert before.radii.dtype == np.float32
+    certified = before.radii > 0
+    np.testing.assert_array_equal(certified, before.classes != ABSTAIN)
+    assert before.radius == before.radii[certified].min()
+    assert NOISE.radius(before.tau) == pytest.approx(before.radius)
+    back = Certificate.from_json(before.to_json(), before.classes, radii=before.radii)
+    assert without_maps(back) == without_maps(before)
+    np.testing.assert_array_equal(back.radius_map, before.radii)
+    assert back.to_json() == before.to_json()
+    for other in (None, before.radii.T * 2):
+        with pytest.raises(ValueError, match="the map of radii is not the one that this certificate was made for"):
+            Certificate.from_json(before.to_json(), before.classes, radii=other)
+    assert "size below the pixel's own certified radius, 0." in before.statement
+    nothing = certify(VOTES[:, :, 1:], noise=NOISE, test=radius_map, alpha=1e-9)
+    assert (nothing.radius, nothing.tau, nothing.certified_fraction) == (0.0, 0.5, 0.0)
+
+
+def test_a_radius_map_is_of_one_look_and_of_classes() -> None:
+    message = "a radius map takes a fixed number of draws, no hierarchy and no randomized p-values"
+    for change in ({"hierarchy": TREE}, {"uniforms": np.full((2, 2), 0.5)}):
+        with pytest.raises(ValueError, match=message):
+            certify(VOTES, noise=NOISE, test=radius_map, **change)
+    for setting in ({"n": SequentialCertification()}, {"hierarchy": TREE}, {"randomized": True}):
+        with pytest.raises(ValueError, match=message):
+            CertificationInferer(NOISE, test=radius_map, **setting)
+    with pytest.raises(ValueError, match="a radius map looks at its votes once"):
+        SequentialCertification().table(radius_map, 0.5)
+    with pytest.raises(ValueError, match="adjusted p-values are those of one majority threshold"):
+        adjusted_p_values(VOTES, test=radius_map)
 
 
 @pytest.mark.parametrize("text", ["", "no JSON", "[1, 2]", "null", "3"])

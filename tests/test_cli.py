@@ -20,9 +20,10 @@ import tifffile
 import torch
 from skimage import io
 
+from monai_cert.bundle import DEFAULT_BUNDLE, load_bundle
 from monai_cert.certificate import Certificate, classes_from_disk
 from monai_cert.cli import main
-from tiny import SIDE, N, make_tiny_bundle
+from tiny import BUNDLES, SIDE, N, make_tiny_bundle
 
 
 def certify(tiny: Path, output: Path, *arguments: object) -> int:
@@ -63,12 +64,36 @@ def test_the_same_seed_gives_the_same_certificate(tiny: Path, picture: Path, tmp
     assert (tmp_path / "a" / "picture.json").read_text() == (tmp_path / "b" / "picture.json").read_text()
 
 
-def test_without_input_the_phantom_is_certified_and_labeled(
-    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", BUNDLES)
+def test_without_input_the_bundles_own_phantom_is_certified_and_named(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert certify(tiny, tmp_path / "out") == 0
-    assert "phantom" in capsys.readouterr().err
-    assert (tmp_path / "out" / "phantom_overlay.png").is_file()
+    bundle = make_tiny_bundle(tmp_path / f"tiny_{name}", name)
+    assert certify(bundle, tmp_path / "out", "--seed", 0) == 0
+    assert f"the phantom of tiny_{name}, a synthetic image of nobody" in capsys.readouterr().err
+    picture = io.imread(tmp_path / "out" / "phantom_overlay.png")[..., :3].astype(int)
+    panel = picture[100:400, 50:400]
+    colorful = (panel.max(axis=-1) - panel.min(axis=-1)).mean() > 5
+    assert colorful == (name != DEFAULT_BUNDLE), "a color image is drawn in its colors"
+    shown = load_bundle(bundle, device="cpu").parser.get_parsed_content("phantom")
+    record = json.loads((tmp_path / "out" / "phantom.json").read_text())
+    assert record["provenance"]["input_shape"] == list(shown.shape)
+
+
+def test_a_bundle_without_a_phantom_asks_for_an_image(
+    tmp_path: Path, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_tiny_bundle(tmp_path / "bare_certified_segmentation")
+    inference = bundle / "configs" / "inference.json"
+    config = json.loads(inference.read_text())
+    del config["phantom"]
+    inference.write_text(json.dumps(config))
+    assert certify(bundle, tmp_path / "out") == 2
+    assert main(["attack", "--bundle", str(bundle), "--output", str(tmp_path / "out"), "--n", str(N)]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["monai-cert: the bundle bare_certified_segmentation has no phantom; give an image"] * 2
+    assert not (tmp_path / "out").exists()
+    assert certify(bundle, tmp_path / "out", picture) == 0
 
 
 def test_the_split_test_spends_its_own_draws(
@@ -295,7 +320,11 @@ def test_evaluate_writes_rows_and_means(tiny: Path, tmp_path: Path, capsys: pyte
         assert mean == pytest.approx(np.mean([float(row[name]) for row in rows]))
     for row in rows:
         assert float(row["worst_case_dice"]) <= float(row["certified_dice"])
-    assert main([*arguments, "--output", str(tmp_path / "out")]) == 2
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == results
+    assert "all 2 images are done already; nothing was computed" in captured.err
+    assert main([*arguments, "--sigma", "0.3", "--output", str(tmp_path / "out")]) == 2
     assert "holds results already" in capsys.readouterr().err
     assert main([*arguments, "--no-denoise", "--limit", "1", "--output", str(tmp_path / "plain")]) == 0
     assert json.loads((tmp_path / "plain" / "results.json").read_text())["settings"]["denoise"] is False

@@ -15,7 +15,7 @@ from skimage import io
 from monai_cert.certificate import Certificate, classes_from_disk
 from monai_cert.cli import main
 from monai_cert.networks.segmenter import LipschitzSegmenter
-from tiny import SIDE, make_tiny_bundle
+from tiny import SIDE, make_tiny_bundle, make_tiny_set
 
 CONFIG = "inference_lipschitz.json"
 
@@ -61,7 +61,13 @@ def test_certify_writes_what_it_writes_for_smoothing(
     assert io.imread(outputs["overlay"]).shape[2] in (3, 4)
 
 
-@pytest.mark.parametrize("option", [("--sigma", "0.5"), ("--n", "100"), ("--sequential",), ("--mask", "borders")])
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(("--sigma", "0.5"), ("--n", "100"), ("--seed", "0"), ("--sequential",), ("--mask", "borders")),
+        *(("--radius-map",), ("--measure", "area"), ("--test", "split"), ("--correction", "bonferroni")),
+    ],
+)
 def test_what_only_noise_has_is_refused(
     bundle: Path, picture: Path, tmp_path: Path, option: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,6 +79,15 @@ def test_attack_is_refused(bundle: Path, picture: Path, tmp_path: Path, capsys: 
     arguments = ["attack", picture, "--bundle", bundle, "--config", CONFIG, "--output", tmp_path]
     assert main([str(a) for a in arguments]) == 2
     assert "has no votes to judge" in capsys.readouterr().err
+
+
+def test_evaluate_is_refused(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_tiny_set(tmp_path, 1)
+    output = tmp_path / "results"
+    arguments = ["evaluate", "--dataset", "montgomery", "--data-root", tmp_path, "--output", output]
+    assert main([str(a) for a in [*arguments, "--bundle", bundle, "--config", CONFIG]]) == 2
+    assert "evaluate takes certificates of smoothing" in capsys.readouterr().err
+    assert not output.exists()
 
 
 def test_lipschitz_prints_the_bound_layer_by_layer(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,13 +12,14 @@ PACKAGE = Path(monai_cert.__file__).parent
 
 # A module may import from layers before its own, and from its own package (statistics, denoising, ...).
 LAYERS = [
-    ("statistics", "bounds", "errors", "hierarchy", "margins", "memory"),
-    ("noise", "denoising.schedule", "provenance", "evidence"),
+    ("statistics", "bounds", "errors", "hierarchy", "margins", "measurements", "memory"),
+    ("noise", "denoising.schedule", "provenance", "evidence", "processes"),
     ("certificate", "sequential", "denoising.denoiser", "denoising.adapters", "denoising.training", "networks"),
     ("metrics", "transforms"),
     ("inferers",),
-    ("data", "report", "visualize", "attack", "logit_attack"),
-    ("bundle",),
+    ("data", "measuring", "report", "visualize", "attack", "logit_attack"),
+    ("bundle", "result_rows"),
+    ("summary",),
     ("certify_files", "evaluation", "planning"),
     ("attack_files",),
     ("cli",),
@@ -26,7 +27,9 @@ LAYERS = [
 SAME_LAYER_ALLOWED = {
     ("denoising.adapters", "denoising.denoiser"),
     ("denoising.training", "denoising.adapters"),
+    ("measuring", "data"),
     ("report", "data"),
+    ("report", "measuring"),
     ("report", "visualize"),
 }
 

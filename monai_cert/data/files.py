@@ -6,7 +6,7 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,19 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
-from monai.utils import ensure_tuple_rep
-from PIL import Image
+from PIL import Image, ImageOps
 from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile
 
 from monai_cert.bounds import Bounds
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "LoadClasses",
-    "LoadClassesd",
-    "LoadMask",
-    "LoadMaskd",
     "LoadPicture",
     "LoadPictured",
     "is_medical",
     "list_images",
     "read_image",
+    "read_stored",
     "stem",
 ]
 
@@ -46,6 +42,17 @@ IMAGE_SUFFIXES = PICTURE_SUFFIXES + MEDICAL_SUFFIXES + (JSRT_SUFFIX,)
 PIXELS_AS_STORED = ("1", "L", "LA", "I;16", "I", "F", "RGB", "RGBA")
 TIFF_AS_STORED = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB)
 TIFF_CODECS = (COMPRESSION.NONE, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE, COMPRESSION.PACKBITS)
+
+# What brings pixels (H, W) or (H, W, C) of each orientation tag upright, as Pillow does with all but these TIFF files.
+UPRIGHT: dict[int, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
+    2: np.fliplr,
+    3: lambda stored: np.rot90(stored, 2),
+    4: np.flipud,
+    5: lambda stored: np.swapaxes(stored, 0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(np.swapaxes(stored, 0, 1), 2),
+    8: np.rot90,
+}
 
 # The largest difference between colour channels that JPEG compression leaves in a grey picture.
 GREY_TOLERANCE = 8 / 255
@@ -88,8 +95,8 @@ def read_image(
 
     Unsigned pixels are divided by the largest value of their type (8-bit by 255, 16-bit by 65535), pixels of all other
     types are taken as they are. Palettes are resolved, opacity channels composed over black, TIFF files in which 0 is
-    white inverted, and grey pictures that were stored as RGB are recognized. ``.IMG`` is the headerless 2048x2048
-    big-endian 12-bit form of JSRT.
+    white inverted, pictures turned upright as the orientation tag of a camera says, and grey pictures that were stored
+    as RGB are recognized. ``.IMG`` is the headerless 2048x2048 big-endian 12-bit form of JSRT.
 
     Args:
         path: PNG, JPEG, TIFF, BMP, GIF, NIfTI, MetaImage or JSRT .IMG.
@@ -108,20 +115,9 @@ def read_image(
             has pixels that are not finite or, if floating-point, outside [0, 1]; the message names the file.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is a folder, not an image" if path.is_dir() else f"{path} does not exist")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty")
-    name = path.name.lower()
-    if name.endswith(MEDICAL_SUFFIXES):
-        stored = _read_medical(path)
-    elif name.endswith(JSRT_SUFFIX):
-        stored, intensity_range = _read_jsrt(path), intensity_range or (4095.0, 0.0)
-    elif name.endswith(PICTURE_SUFFIXES):
-        stored = _read_picture(path)
-    else:
-        raise ValueError(f"{path} is no image of a known type ({' '.join(IMAGE_SUFFIXES)})")
-    pixels = _fixed_range(stored, intensity_range)
+    if intensity_range is None and path.name.lower().endswith(JSRT_SUFFIX):
+        intensity_range = (4095.0, 0.0)
+    pixels = _fixed_range(read_stored(path), intensity_range)
     if spatial_dims is not None and pixels.ndim - 1 != spatial_dims:
         shape = " x ".join(map(str, pixels.shape[1:]))
         raise ValueError(f"{path} has {pixels.ndim - 1} dimensions ({shape}) where {spatial_dims} are wanted")
@@ -132,6 +128,28 @@ def read_image(
         )
     Bounds(0.0, 1.0).check(pixels, str(path))
     return _with_channels(pixels, channels, path)
+
+
+def read_stored(path: str | Path) -> npt.NDArray[Any]:
+    """Read the numbers that an image file stores: (C, *spatial), in the file's type, otherwise as `read_image` does.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is empty, unreadable or of an unknown type; the message names the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is a folder, not an image" if path.is_dir() else f"{path} does not exist")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty")
+    name = path.name.lower()
+    if name.endswith(MEDICAL_SUFFIXES):
+        return _read_medical(path)
+    if name.endswith(JSRT_SUFFIX):
+        return _read_jsrt(path)
+    if name.endswith(PICTURE_SUFFIXES):
+        return _read_picture(path)
+    raise ValueError(f"{path} is no image of a known type ({' '.join(IMAGE_SUFFIXES)})")
 
 
 def _unreadable(path: Path) -> ValueError:
@@ -154,6 +172,7 @@ def _decode(path: Path) -> tuple[npt.NDArray[Any], int]:
     with Image.open(path) as image:
         # MPO is what phones and cameras call a JPEG that carries previews of itself.
         pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        ImageOps.exif_transpose(image, in_place=True)
         if image.mode not in PIXELS_AS_STORED:
             return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB")), pages
         # PNG has no 32-bit pixels, but older Pillows give 16-bit ones in that type.
@@ -172,6 +191,7 @@ def _decode_tiff(path: Path) -> tuple[npt.NDArray[Any], int]:
         white_is_zero = page.photometric == PHOTOMETRIC.MINISWHITE
         if page.photometric in TIFF_AS_STORED and page.compression in TIFF_CODECS:
             stored = np.moveaxis(page.asarray(), 0, -1) if page.axes == "SYX" else page.asarray()
+            stored = UPRIGHT.get(page.tags.valueof("Orientation", default=1), np.asarray)(stored)
             return stored ^ stored.dtype.type(2**page.bitspersample - 1) if white_is_zero else stored, pages
         if white_is_zero and page.bitspersample > 8:
             raise ValueError("Pillow does not invert 16-bit pixels in which 0 is white")
@@ -229,27 +249,38 @@ def _read_jsrt(path: Path) -> npt.NDArray[Any]:
 
 
 def _fixed_range(stored: npt.NDArray[Any], intensity_range: tuple[float, float] | None) -> npt.NDArray[np.float32]:
-    if intensity_range is not None:
-        low, high = intensity_range
-        if not (math.isfinite(low) and math.isfinite(high) and low != high):
-            raise ValueError(f"intensity_range must be two different finite numbers, got ({low}, {high})")
-        scaled = (stored.astype(np.float64) - low) / (high - low)
-        # An infinite pixel stays one, to be refused.
-        return np.where(np.isinf(scaled), scaled, np.clip(scaled, 0.0, 1.0)).astype(np.float32)
-    if stored.dtype == np.bool_:
-        return stored.astype(np.float32)
+    if intensity_range is not None and not (np.isfinite(intensity_range).all() and np.ptp(intensity_range)):
+        raise ValueError(f"intensity_range must be two different finite numbers, got {tuple(intensity_range)}")
     if stored.dtype in (np.uint8, np.uint16):
-        return (stored.astype(np.float64) / np.iinfo(stored.dtype).max).astype(np.float32)
-    return stored.astype(np.float32)
+        # A table of all values, not arithmetic in float64 on all pixels: photographs are large.
+        values = np.arange(np.iinfo(stored.dtype).max + 1)
+        pixels: npt.NDArray[np.float32] = _scaled(values, intensity_range or (0, values[-1]))[stored]
+        return pixels
+    return stored.astype(np.float32) if intensity_range is None else _scaled(stored, intensity_range)
+
+
+def _scaled(stored: npt.NDArray[Any], intensity_range: tuple[float, float]) -> npt.NDArray[np.float32]:
+    low, high = intensity_range
+    scaled = (stored.astype(np.float64) - low) / (high - low)
+    # An infinite pixel stays one, to be refused.
+    return np.where(np.isinf(scaled), scaled, np.clip(scaled, 0.0, 1.0)).astype(np.float32)
 
 
 def _with_channels(pixels: npt.NDArray[np.float32], channels: int, path: Path) -> npt.NDArray[np.float32]:
     """Recognize grey stored as color, and check the number of channels."""
     if pixels.shape[0] == 3 and channels == 1 and np.ptp(pixels, axis=0).max(initial=0.0) <= GREY_TOLERANCE:
         pixels = pixels.mean(0, keepdims=True, dtype=np.float64).astype(np.float32)
-    if pixels.shape[0] != channels:
-        kind = {1: "one channel (grey)", 3: "three channels (color)"}.get(channels, f"{channels} channels")
-        raise ValueError(f"{path} has {pixels.shape[0]} channels where {kind} is wanted; convert it first")
+    found = pixels.shape[0]
+    if found != channels:
+        kinds = {1: "one channel (grey)", 3: "three channels (color)"}
+        mend = {
+            (3, 1): "convert it to grey, or take a bundle for color images",
+            (1, 3): "give the color image, or take a bundle for grey images",
+        }.get((found, channels), "convert it first")
+        raise ValueError(
+            f"{path} has {kinds.get(found, f'{found} channels')} where {kinds.get(channels, f'{channels} channels')} "
+            f"{'is' if channels == 1 else 'are'} wanted; {mend}"
+        )
     return np.ascontiguousarray(pixels)
 
 
@@ -286,50 +317,6 @@ class LoadPicture(Transform):
         return MetaTensor(torch.from_numpy(pixels), meta={"filename_or_obj": str(path)})
 
 
-class LoadMask(Transform):
-    """Load the union of binary mask files (left and right lung, say) as a MetaTensor (1, H, W) of 0.0 and 1.0.
-
-    A pixel belongs to the mask where its value exceeds 127 of 255, as masks stored as JPEG need.
-    """
-
-    def __call__(self, paths: str | Path | Sequence[str | Path]) -> MetaTensor:
-        """Load one mask from one or several files.
-
-        Raises:
-            ValueError: if the files differ in size.
-        """
-        files = [paths] if isinstance(paths, str | Path) else list(paths)
-        union = np.logical_or.reduce(_read_masks(files)).astype(np.float32)
-        return MetaTensor(torch.from_numpy(union), meta={"filename_or_obj": str(files[0])})
-
-
-class LoadClasses(Transform):
-    """Load one binary mask file a class as a class map: a MetaTensor (1, H, W) float32 of 0 to the number of files.
-
-    The k-th file, counted from 1, is class k; where masks overlap the last one wins, so what lies in front comes last;
-    0 is what no mask holds. Masks are read as by `LoadMask`.
-    """
-
-    def __call__(self, paths: Sequence[str | Path]) -> MetaTensor:
-        """Load one class map.
-
-        Raises:
-            ValueError: if the files differ in size.
-        """
-        masks = _read_masks(paths)
-        classes = np.zeros_like(masks[0], dtype=np.float32)
-        for number, mask in enumerate(masks, start=1):
-            classes[mask] = number
-        return MetaTensor(torch.from_numpy(classes), meta={"filename_or_obj": str(paths[0])})
-
-
-def _read_masks(files: Sequence[str | Path]) -> list[npt.NDArray[np.bool_]]:
-    masks = [read_image(file) > 127 / 255 for file in files]
-    if len({mask.shape for mask in masks}) != 1:
-        raise ValueError(f"the masks {', '.join(map(str, files))} differ in size")
-    return masks
-
-
 class LoadPictured(MapTransform):
     """Dictionary twin of `LoadPicture`."""
 
@@ -348,36 +335,3 @@ class LoadPictured(MapTransform):
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         """Load the files that the keys name."""
         return {**data, **{key: self.load(data[key]) for key in self.key_iterator(data)}}
-
-
-class LoadMaskd(MapTransform):
-    """Dictionary twin of `LoadMask`."""
-
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.load = LoadMask()
-
-    def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
-        """Load the masks that the keys name."""
-        return {**data, **{key: self.load(data[key]) for key in self.key_iterator(data)}}
-
-
-class LoadClassesd(MapTransform):
-    """Dictionary twin of `LoadClasses`.
-
-    Args:
-        keys: keys of the lists of mask files.
-        names: keys of the class maps; ``keys`` themselves if None.
-        allow_missing_keys: do not raise if a key is missing.
-    """
-
-    def __init__(
-        self, keys: KeysCollection, names: KeysCollection | None = None, allow_missing_keys: bool = False
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.names = ensure_tuple_rep(keys if names is None else names, len(self.keys))
-        self.load = LoadClasses()
-
-    def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
-        """Load the class maps that the keys name."""
-        return {**data, **{name: self.load(data[key]) for key, name in self.key_iterator(data, self.names)}}

@@ -12,7 +12,7 @@ import torch
 from monai.transforms import Resize
 from skimage.segmentation import clear_border
 
-from monai_cert.data.files import LoadMask
+from monai_cert.data.masks import LoadMask
 
 __all__ = ["MaskFile", "OutsideBorders"]
 
@@ -60,7 +60,7 @@ class MaskFile:
     def __init__(self, path: str | Path) -> None:
         self.mask = LoadMask()(path)
         if not bool(self.mask.any()):
-            raise ValueError(f"the mask {path} marks no pixel; it should be bright (above 127 of 255) where to test")
+            raise ValueError(f"the mask {path} marks no pixel; it should be white where to test, black elsewhere")
         self.name = f"mask file, sha256 {hashlib.sha256(Path(path).read_bytes()).hexdigest()}"
         self.path = path
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from monai_cert.data.splits import read_split
 
-__all__ = ["Item", "find_folder", "find_images", "list_sets", "make_item"]
+__all__ = ["Item", "find_folder", "find_images", "find_masks", "list_sets", "make_item"]
 
 Item = dict[str, Any]
 
@@ -20,6 +20,8 @@ def list_sets(
     root: str | Path,
     splits: str | Path | None = None,
     split: str | None = None,
+    groups: Mapping[str, Callable[[str], str]] | None = None,
+    partial: bool = False,
 ) -> list[Item]:
     """List one or several sets, restricted to a split if one is given.
 
@@ -29,14 +31,18 @@ def list_sets(
         root: the folder that holds the sets' folders (or, for one set, its own).
         splits: CSV file with the columns ``dataset,id,split``.
         split: name of the split to keep; goes with ``splits``.
+        groups: for sets whose images belong together: see ``group`` of `read_split`.
+        partial: leave out the images that the split names but the folder lacks, as in a copy of a part of a set.
 
     Returns:
         One dictionary an image (``id``, ``dataset``, ``image``, ``label``, and what the set has besides), in the order
         of the names and, within a set, of the table of splits or of the ids.
 
     Raises:
-        FileNotFoundError: for a missing folder, mask, or image that the split names.
-        ValueError: for an unknown set, a split without images, or only one of ``splits`` and ``split``.
+        FileNotFoundError: for a missing folder, mask, or image that the split names; with ``partial``, if it lacks all
+            images of the split.
+        ValueError: for an unknown set, a split without images, a group that the table of splits separates, or only one
+            of ``splits`` and ``split``.
     """
     if (splits is None) != (split is None):
         raise ValueError(f"splits and split go together, got {splits!r} and {split!r}")
@@ -47,7 +53,9 @@ def list_sets(
     items: list[Item] = []
     for name in names:
         found = known[name](root)
-        items += found if splits is None or split is None else read_split(splits, name, split).select(found)
+        if splits is not None and split is not None:
+            found = read_split(splits, name, split, (groups or {}).get(name)).select(found, partial)
+        items += found
     return items
 
 
@@ -72,15 +80,33 @@ def find_folder(root: str | Path, name: str, part: str) -> Path:
 
 
 def find_images(folder: Path, *suffixes: str) -> list[Path]:
-    """Files of a folder with one of the suffixes, sorted; hidden ones are left out.
+    """Files of a folder with one of the suffixes, sorted, one of each stem; hidden ones are left out.
+
+    Args:
+        folder: where to look.
+        suffixes: in lower case, found in any; of several files of one stem the one whose suffix stands first is taken.
 
     Raises:
         FileNotFoundError: if there is none.
     """
-    images = sorted(f for f in folder.glob("[!.]*") if f.suffix.lower() in suffixes) if folder.is_dir() else []
-    if not images:
+    files = [f for f in folder.glob("[!.]*") if f.suffix.lower() in suffixes] if folder.is_dir() else []
+    if not files:
         raise FileNotFoundError(f"{folder} holds no {' or '.join(suffixes)} images")
-    return images
+    last_is_first = sorted(files, key=lambda file: suffixes.index(file.suffix.lower()), reverse=True)
+    return sorted({file.stem: file for file in last_is_first}.values())
+
+
+def find_masks(folder: Path, images: list[Path], *suffixes: str, ending: str = "") -> list[Path]:
+    """The mask of each image: the file of its stem and that ending, found as `find_images` does.
+
+    Where there is none, its path would be the one with the first suffix: `make_item` will refuse it by that name.
+
+    Raises:
+        FileNotFoundError: if there is no mask at all.
+    """
+    masks = {mask.stem: mask for mask in find_images(folder, *suffixes)}
+    expected = [folder / f"{image.stem}{ending}{suffixes[0]}" for image in images]
+    return [masks.get(mask.stem, mask) for mask in expected]
 
 
 def make_item(dataset: str, image: Path, masks: list[Path]) -> Item:

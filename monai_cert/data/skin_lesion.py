@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from monai_cert.data.layouts import Item, find_folder, find_images, make_item
+from monai_cert.data.layouts import Item, find_folder, find_images, find_masks, make_item
 
 __all__ = ["SKIN_LESION_SETS", "isic2018"]
 
@@ -27,7 +27,8 @@ def isic2018(root: str | Path) -> list[Item]:
         root: the folder ``ISIC2018``, or the one that holds it; also one that holds the published folders themselves.
 
     Returns:
-        One dictionary an image: ``id``, ``dataset``, ``image`` (path), ``label`` (paths: the lesion's mask).
+        One dictionary an image, part by part: ``id``, ``dataset``, ``image`` (path), ``label`` (paths: the lesion's
+        mask).
 
     Raises:
         FileNotFoundError: if the folder is missing, holds no part, or the mask of an image is missing.
@@ -38,11 +39,12 @@ def isic2018(root: str | Path) -> list[Item]:
         raise FileNotFoundError(
             f"{folder} has no folder ISIC2018_Task1-2_Training_Input; it should be ISIC2018, or hold it"
         )
-    return [
-        make_item("isic2018", image, [folder / f"ISIC2018_Task1_{part}_GroundTruth" / f"{image.stem}_segmentation.png"])
-        for part in parts
-        for image in find_images(folder / f"ISIC2018_Task1-2_{part}_Input", ".jpg")
-    ]
+    items = []
+    for part in parts:
+        images = find_images(folder / f"ISIC2018_Task1-2_{part}_Input", ".jpg")
+        masks = find_masks(folder / f"ISIC2018_Task1_{part}_GroundTruth", images, ".png", ending="_segmentation")
+        items += [make_item("isic2018", image, [mask]) for image, mask in zip(images, masks, strict=True)]
+    return items
 
 
 SKIN_LESION_SETS: dict[str, Callable[[str | Path], list[Item]]] = {"isic2018": isic2018}

@@ -21,12 +21,14 @@ from monai_cert.certificate import Certificate, Provenance, certify_evidence
 from monai_cert.evidence import Evidence, weigh
 from monai_cert.hierarchy import Hierarchy
 from monai_cert.inferers.batching import BatchSizer, RecordedPasses
-from monai_cert.inferers.voting import VoteCounter, draw_votes
+from monai_cert.inferers.sharing import ALONE, process_group
+from monai_cert.inferers.voting import Accumulator, VoteCounter, draw
 from monai_cert.noise import GaussianNoise, draw_seeds, image_key, pixel_uniforms
 from monai_cert.provenance import package_versions, weights_sha256
 from monai_cert.sequential import FixedSample, Sampling
 from monai_cert.statistics.binomial import VoteTest, joint, min_samples
 from monai_cert.statistics.multiplicity import Correction, holm
+from monai_cert.statistics.radius_map import LEAST_TAU, RadiusMap
 
 __all__ = ["CertificationInferer", "Sample"]
 
@@ -42,6 +44,7 @@ class Sample(NamedTuple):
         evidence: the strongest evidence of all looks at the votes.
         hypotheses: (*spatial) the tested pixels; all if None.
         provenance: how the votes were drawn.
+        recorded: what the inferer's recorders kept of the tested draws.
     """
 
     votes: torch.Tensor
@@ -49,6 +52,7 @@ class Sample(NamedTuple):
     evidence: Evidence
     hypotheses: npt.NDArray[np.bool_] | None
     provenance: Provenance
+    recorded: tuple[Accumulator, ...] = ()
 
 
 class CertificationInferer(Inferer):
@@ -62,7 +66,8 @@ class CertificationInferer(Inferer):
         tau: majority threshold tested at each pixel, in [1/2, 1); gives the radius ``noise.radius(tau)``.
         alpha: failure probability of the certificate of one image.
         n: draws that are tested: a number, or a `SequentialCertification`, which finds it.
-        test: `joint`, or a `SplitTest` which spends n0 further draws.
+        test: `joint`; a `SplitTest` which spends n0 further draws; or `radius_map`, which gives each pixel a radius of
+            its own in place of the one of tau.
         correction: `holm`, `bonferroni`, or `generalized_holm(k)`, whose claim allows k - 1 wrong pixels.
         batch_size: draws a forward pass; if None, the fastest, found in the first draws. Out of memory halves it. The
             ``passes`` of a certificate's provenance draw its votes again bit by bit.
@@ -81,10 +86,18 @@ class CertificationInferer(Inferer):
             function that is certified, not the claim, and is recorded.
         compile: compile the network (``torch.compile``) at its first call, which takes a minute; networks that
             ``inferer`` holds are left as they are. Recorded.
+        recorders: each makes, from an image (C, *spatial), an accumulator that is fed the tested draws beside the
+            votes and comes back in the `Sample`: measurements, masks.
+        share_draws: share the draws of each image among the processes of the initialized ``torch.distributed`` process
+            group and add the votes up. All of them call the inferer with the same images and get the same
+            certificates, which do not depend on the number of processes but for the rounding of batches; where the
+            seed is None it is that of the first process.
 
     Raises:
-        ValueError: for parameters out of range.
-        RuntimeError: on the first call, if the network cannot be compiled.
+        ValueError: for parameters out of range; on a call, if processes that share draws do not have the same image,
+            seed and weights, or are more than the draws.
+        RuntimeError: on the first call, if the network cannot be compiled; on a call, if draws shall be shared without
+            a process group, or another process failed.
         torch.OutOfMemoryError: on a call, if a single draw does not fit into memory.
 
     References:
@@ -110,6 +123,8 @@ class CertificationInferer(Inferer):
         randomized: bool = False,
         autocast: torch.dtype | None = None,
         compile: bool = False,
+        recorders: Sequence[Callable[[torch.Tensor], Accumulator]] = (),
+        share_draws: bool = False,
     ) -> None:
         super().__init__()
         min_samples(tau, alpha, 1, test)  # refuses tau and alpha out of range
@@ -120,8 +135,12 @@ class CertificationInferer(Inferer):
             raise ValueError(f"seed must not be negative, got {seed}")
         if autocast not in (None, torch.bfloat16, torch.float16):
             raise ValueError(f"autocast must be torch.bfloat16 or torch.float16, got {autocast}")
+        if share_draws and not (batch_size is None or isinstance(batch_size, int)):
+            raise ValueError("recorded passes are drawn again in one process; leave out share_draws")
+        if isinstance(test, RadiusMap) and (self.sampling.stop is not None or hierarchy is not None or randomized):
+            raise ValueError("a radius map takes a fixed number of draws, no hierarchy and no randomized p-values")
         self.noise = noise
-        self.tau = tau
+        self.tau = LEAST_TAU if isinstance(test, RadiusMap) else tau
         self.alpha = alpha
         self.test = test
         self.correction = correction
@@ -135,6 +154,8 @@ class CertificationInferer(Inferer):
         self.randomized = randomized
         self.autocast = autocast
         self.compile = compile
+        self.recorders = tuple(recorders)
+        self.share_draws = share_draws
         self._sizers: dict[tuple[str, torch.Size, int | None], BatchSizer] = {}
 
     def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -199,15 +220,20 @@ class CertificationInferer(Inferer):
         )
 
     def _sample_one(self, image: torch.Tensor, network: Any, weights: str | None, args: Any, kwargs: Any) -> Sample:
-        hypotheses = None if self.hypotheses is None else np.asarray(self.hypotheses(image))
+        processes = process_group() if self.share_draws else ALONE
+        hypotheses = processes.together(lambda: None if self.hypotheses is None else np.asarray(self.hypotheses(image)))
         self.check_reach(int(np.prod(image.shape[1:])) if hypotheses is None else int(hypotheses.sum()))
-        seed = secrets.randbits(63) if self.seed is None else self.seed
         key = image_key(image)
         n0, looks = self.test.n0, self.sampling.looks
         draws = n0 + looks[-1]
+        if processes.size > (least := min(n0 or looks[0], looks[0])):
+            raise ValueError(f"{least} draws cannot be shared among {processes.size} processes; start fewer")
+        seed = processes.gather(secrets.randbits(63))[0] if self.seed is None else self.seed
+        processes.agree({"image": key, "seed": seed, "weights": weights})
         sizer = self._sizer(image)
         seeds = draw_seeds(seed, key, range(draws))
         chosen, tested = VoteCounter(n0), VoteCounter(looks[-1])
+        accumulators = [tested, *(make(image) for make in self.recorders)]
         table = self.sampling.table(self.test, self.tau)
         mask = None if hypotheses is None else torch.from_numpy(hypotheses)
         evidence: Evidence | None = None
@@ -218,17 +244,24 @@ class CertificationInferer(Inferer):
             with torch.autocast(device, precision, enabled=precision is not None):
                 return self.inferer(noisy, network, *args, **kwargs)
 
+        def feed(fresh: Sequence[int], fed: Sequence[Accumulator]) -> None:
+            share = processes.share(fresh)
+            processes.together(lambda: draw(image, predict, self.noise, share, sizer, fed, bar.update))
+            for accumulator in fed if processes.size > 1 else ():
+                accumulator.exchange(processes)
+
         # The outer autocast changes nothing by itself, but keeps what the inner one casts until the last draw.
         with (
             torch.no_grad(),
             torch.autocast(device, enabled=False),
-            tqdm(total=draws, unit="draw", disable=not self.progress, leave=False) as bar,
+            tqdm(total=draws // processes.size, unit="draw", disable=not self.progress, leave=False) as bar,
         ):
-            law, done = self.noise, bar.update
-            selection = draw_votes(image, predict, law, seeds[:n0], sizer, done, counter=chosen) if n0 else None
+            if n0:
+                feed(seeds[:n0], [chosen])
+            selection = chosen.votes() if n0 else None
             for start, look in zip((0, *looks), looks, strict=False):
-                fresh = seeds[n0 + start : n0 + look]
-                votes = draw_votes(image, predict, law, fresh, sizer, done, counter=tested)
+                feed(seeds[n0 + start : n0 + look], accumulators)
+                votes = tested.votes()
                 now = weigh(votes, lambda n: table, selection=selection, hierarchy=self.hierarchy)
                 evidence = now.strongest(evidence)
                 if self.sampling.enough(evidence, votes, self.alpha, self.correction, mask):
@@ -245,9 +278,10 @@ class CertificationInferer(Inferer):
             dtype=_name(image.dtype),
             autocast=None if precision is None else _name(precision),
             compiled=self.compile,
+            processes=processes.size,
             versions=dict(package_versions()),
         )
-        return Sample(votes, selection, evidence, hypotheses, provenance)
+        return Sample(votes, selection, evidence, hypotheses, provenance, tuple(accumulators[1:]))
 
     def _sizer(self, image: torch.Tensor) -> BatchSizer:
         """What chooses the batch sizes; shared by images of one shape, so that the second starts settled."""

@@ -57,7 +57,7 @@ class LipschitzCertificationInferer(Inferer):
 
     *What runs.* The margin of rounding is derived, not measured: in float64 some 1e-8, in float32 several units of l2,
     since rounding errors might all add up; in fact they do not, but nothing proves it. So the pass is made in float64
-    by default, two to three times the time of float32.
+    by default, which is slower.
 
     Args:
         lipschitz_constant: L of the network, from l2 of the image to l2 of all logits; a `LipschitzBound`, which also

@@ -1,16 +1,18 @@
 # Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
-"""The vote loop: noisy copies of one image through a network, counted class by class."""
+"""The vote loop: noisy copies of one image through a network, and what is kept of each prediction."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
+from monai_cert.certificate import Certificate, certify
 from monai_cert.inferers.batching import BatchSizer, is_out_of_memory
+from monai_cert.inferers.sharing import ProcessGroup
 
-__all__ = ["NoiseLaw", "VoteCounter", "draw_votes"]
+__all__ = ["Accumulator", "NoiseLaw", "VoteCounter", "draw", "draw_votes", "label_maps"]
 
 # A network that answers in half precision is compared in float32; double stays double.
 _COMPARED_AS = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
@@ -28,6 +30,27 @@ class NoiseLaw(Protocol):
         """
 
 
+class Accumulator(Protocol):
+    """What the vote loop feeds with every draw of one image, and what is certified from in the end.
+
+    A new kind of certificate is a new accumulator: the loop knows no more of them than this.
+    """
+
+    @property
+    def takes_labels(self) -> bool:
+        """Whether `update` wants label maps (B, *spatial), which the loop makes once for all; logits if not."""
+
+    def update(self, predictions: torch.Tensor) -> None:
+        """Take the draws of a batch: all of them, or none if an error is raised.
+
+        Args:
+            predictions: (B, C, *spatial) logits, or (B, *spatial) label maps.
+        """
+
+    def exchange(self, processes: ProcessGroup) -> None:
+        """Take over what the others of several processes took since the last exchange, in the order of the draws."""
+
+
 class VoteCounter:
     """Adds up the classes of predictions; its memory does not depend on the number of draws.
 
@@ -41,6 +64,8 @@ class VoteCounter:
         [[0, 2], [2, 0]]
     """
 
+    takes_labels: ClassVar[bool] = False
+
     def __init__(self, draws: int) -> None:
         self._limit = draws
         self._dtype = torch.int16 if draws <= torch.iinfo(torch.int16).max else torch.int32
@@ -51,16 +76,20 @@ class VoteCounter:
         self._recent: torch.Tensor | None = None
         self._recent_draws = 0
         self._nan: torch.Tensor | None = None
+        # Up to the last exchange, of all processes.
+        self._exchanged: torch.Tensor | None = None
+        self._exchanged_draws = 0
+        self._exchanged_passes: list[tuple[int, int]] = []
 
     @property
     def draws(self) -> int:
         """Number of draws counted so far."""
-        return self._draws
+        return self._exchanged_draws + self._draws
 
     @property
     def passes(self) -> tuple[tuple[int, int], ...]:
         """Run-length list of (draws a pass, number of passes), in order."""
-        return tuple(self._passes)
+        return (*self._exchanged_passes, *self._passes)
 
     def update(self, logits: torch.Tensor) -> None:
         """Count the draws of a batch: all of them, or none if an error is raised.
@@ -74,8 +103,8 @@ class VoteCounter:
                 before, or there are more draws than the counter was made for.
         """
         draws = len(logits)
-        if self._draws + draws > self._limit:
-            raise ValueError(f"the counter was made for {self._limit} draws, got {self._draws + draws}")
+        if self.draws + draws > self._limit:
+            raise ValueError(f"the counter was made for {self._limit} draws, got {self.draws + draws}")
         # What needs memory comes first: if it runs out, nothing has been counted.
         nan = _nan(logits)
         chunks = [logits[start : start + _BYTE] for start in range(0, draws, _BYTE)]
@@ -100,13 +129,36 @@ class VoteCounter:
         Raises:
             ValueError: if no draw was counted or a logit was NaN.
         """
+        above_first = self._above_first()
+        if self._exchanged is not None:
+            above_first += self._exchanged
+        rest = self.draws - above_first.sum(0, keepdim=True, dtype=self._dtype)
+        return torch.cat([rest.to(self._dtype), above_first])
+
+    def exchange(self, processes: ProcessGroup) -> None:
+        """Add the votes of the other processes, and put their passes after one another in the order of the draws.
+
+        Raises:
+            ValueError: if no draw was counted in a process or a logit was NaN there.
+        """
+        total = processes.sum(processes.together(self._above_first))
+        self._exchanged = total if self._exchanged is None else self._exchanged + total
+        self._exchanged_draws += sum(processes.gather(self._draws))
+        self._exchanged_passes += [run for runs in processes.gather(self._passes) for run in runs]
+        self._earlier, self._recent = torch.zeros_like(total), torch.zeros_like(total, dtype=torch.uint8)
+        self._draws, self._recent_draws, self._passes = 0, 0, []
+
+    def certify(self, **settings: Any) -> Certificate:
+        """Certify on the votes so far; settings as in `monai_cert.certify`."""
+        return certify(self.votes(), **settings)
+
+    def _above_first(self) -> torch.Tensor:
+        """(C - 1, *spatial) votes for each class but the first since the last exchange."""
         if self._earlier is None or self._recent is None:
             raise ValueError("no draw was counted")
         if self._nan is not None:
             _refuse(self._nan)
-        above_first = self._earlier + self._recent
-        rest = self._draws - above_first.sum(0, keepdim=True, dtype=self._dtype)
-        return torch.cat([rest.to(self._dtype), above_first])
+        return self._earlier + self._recent
 
     def _memory(self, votes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self._earlier is None or self._recent is None:
@@ -117,19 +169,18 @@ class VoteCounter:
         return self._earlier, self._recent
 
 
-def draw_votes(
+def draw(
     image: torch.Tensor,
     predict: Callable[[torch.Tensor], Any],
     noise: NoiseLaw,
     seeds: Sequence[int],
     batch_size: int | BatchSizer,
+    accumulators: Sequence[Accumulator],
     done: Callable[[int], object] = lambda draws: None,
-    *,
-    counter: VoteCounter | None = None,
-) -> torch.Tensor:
-    """Count the classes that a network gives noisy copies of one image.
+) -> None:
+    """Feed what a network makes of noisy copies of one image to accumulators.
 
-    A pass that runs out of memory is made again with half of its draws; no draw is counted twice.
+    A pass that runs out of memory is made again with half of its draws; no accumulator gets a draw twice.
 
     Args:
         image: (C, *spatial) plain tensor.
@@ -137,25 +188,22 @@ def draw_votes(
         noise: the noise law.
         seeds: one a draw.
         batch_size: draws a call of ``predict``, or what chooses them.
+        accumulators: what is kept of the predictions.
         done: called with the number of draws after each batch, for progress bars.
-        counter: adds to the draws that this counter holds already; a new one if None.
-
-    Returns:
-        (classes, *spatial) integer counts of all draws of the counter, on the image's device.
 
     Raises:
         TypeError: if ``predict`` gives something else than one tensor.
-        ValueError: if its shape is not (B, classes, *spatial) or it has NaN.
+        ValueError: if its shape is not (B, classes, *spatial), or an accumulator refuses it.
         torch.OutOfMemoryError: if a single draw does not fit into memory.
     """
-    counter = VoteCounter(len(seeds)) if counter is None else counter
     sizer = BatchSizer(batch_size) if isinstance(batch_size, int) else batch_size
+    taken = [0] * len(accumulators)
     start = 0
     while start < len(seeds):
         chunk = seeds[start : start + sizer.next(len(seeds) - start)]
         try:
             with sizer.timing(len(chunk), image.device):
-                counter.update(_logits(predict(noise.perturb(image, chunk)), image, len(chunk)))
+                _feed(accumulators, taken, start, _logits(predict(noise.perturb(image, chunk)), image, len(chunk)))
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -172,7 +220,64 @@ def draw_votes(
                 f"make the image smaller or put a SlidingWindowInferer inside ({reason})"
             )
         sizer.halve(len(chunk))
+
+
+def draw_votes(
+    image: torch.Tensor,
+    predict: Callable[[torch.Tensor], Any],
+    noise: NoiseLaw,
+    seeds: Sequence[int],
+    batch_size: int | BatchSizer,
+    done: Callable[[int], object] = lambda draws: None,
+    *,
+    counter: VoteCounter | None = None,
+) -> torch.Tensor:
+    """Count the classes that a network gives noisy copies of one image. Other arguments and errors as in `draw`.
+
+    Args:
+        image: see `draw`.
+        predict: see `draw`.
+        noise: see `draw`.
+        seeds: see `draw`.
+        batch_size: see `draw`.
+        done: see `draw`.
+        counter: adds to the draws that this counter holds already; a new one if None.
+
+    Returns:
+        (classes, *spatial) integer counts of all draws of the counter, on the image's device.
+    """
+    counter = VoteCounter(len(seeds)) if counter is None else counter
+    draw(image, predict, noise, seeds, batch_size, [counter], done)
     return counter.votes()
+
+
+def label_maps(logits: torch.Tensor) -> torch.Tensor:
+    """(B, *spatial) classes of logits (B, C, *spatial), as `VoteCounter.update` reads them; NaN is not looked for.
+
+    Example:
+        >>> label_maps(torch.tensor([[[0.3, -1.0]]])).tolist()
+        [[1, 0]]
+    """
+    logits = logits.to(_COMPARED_AS.get(logits.dtype, logits.dtype))
+    return _foreground(logits).byte() if logits.shape[1] <= 2 else _argmax(logits)
+
+
+def _feed(accumulators: Sequence[Accumulator], taken: list[int], start: int, logits: torch.Tensor) -> None:
+    """Give each accumulator the draws of a pass, but for those that it took before another one ran out of memory.
+
+    Args:
+        accumulators: the accumulators.
+        taken: for each the number of draws that it has taken; brought up to date.
+        start: number of draws before this pass.
+        logits: of the pass.
+    """
+    labels = label_maps(logits) if any(accumulator.takes_labels for accumulator in accumulators) else logits
+    end = start + len(logits)
+    for place, accumulator in enumerate(accumulators):
+        if taken[place] < end:
+            predictions = labels if accumulator.takes_labels else logits
+            accumulator.update(predictions[max(0, taken[place] - start) :])
+            taken[place] = end
 
 
 def _logits(output: Any, image: torch.Tensor, draws: int) -> torch.Tensor:
@@ -192,10 +297,14 @@ def _votes(logits: torch.Tensor) -> torch.Tensor:
     logits = logits.to(_COMPARED_AS.get(logits.dtype, logits.dtype))
     channels = logits.shape[1]
     if channels <= 2:
-        foreground = logits[:, 0] > 0 if channels == 1 else logits[:, 1] > logits[:, 0]
-        return foreground.sum(0, keepdim=True, dtype=torch.uint8)
+        return _foreground(logits).sum(0, keepdim=True, dtype=torch.uint8)
     labels = _argmax(logits)
     return torch.stack([(labels == c).sum(0, dtype=torch.uint8) for c in range(1, channels)])
+
+
+def _foreground(logits: torch.Tensor) -> torch.Tensor:
+    """(B, *spatial) whether the class is 1, for one or two channels."""
+    return logits[:, 0] > 0 if logits.shape[1] == 1 else logits[:, 1] > logits[:, 0]
 
 
 def _argmax(logits: torch.Tensor) -> torch.Tensor:

@@ -1,13 +1,10 @@
 # Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
-"""Every file type gives the same pixels in the same units, or one sentence that names the file."""
+"""Every file type gives the same pixels in the same units."""
 
 from __future__ import annotations
 
-import gzip
-import re
-from collections.abc import Callable
+import tracemalloc
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
@@ -18,52 +15,24 @@ import torch
 from monai.data import MetaTensor
 from PIL import Image
 
-from monai_cert.data.files import (
-    LoadClasses,
-    LoadClassesd,
-    LoadMask,
-    LoadMaskd,
-    LoadPicture,
-    LoadPictured,
-    is_medical,
-    list_images,
-    read_image,
-    stem,
+from monai_cert.data.files import LoadPicture, LoadPictured, is_medical, list_images, read_image, stem
+from pictures import (
+    BINARY,
+    COLOR,
+    DEEP,
+    FLOAT,
+    GREY,
+    OPACITY,
+    SMOOTH,
+    VOLUME,
+    Array,
+    Write,
+    itk,
+    nifti,
+    palette,
+    pil,
+    tif,
 )
-
-Array = np.ndarray[Any, Any]
-Write = Callable[[Path], object]
-
-# 6 rows, 9 columns, no symmetry; the smooth one is for JPEG.
-GREY = (np.arange(54, dtype=np.int64) * 37 % 256).astype(np.uint8).reshape(6, 9)
-DEEP = (np.arange(54, dtype=np.int64) * 12345 % 65536).astype(np.uint16).reshape(6, 9)
-COLOR = np.stack([GREY, GREY[::-1], GREY[:, ::-1]], axis=-1)
-OPACITY = np.linspace(0, 255, 54).astype(np.uint8).reshape(6, 9)
-FLOAT = np.linspace(0, 1, 54, dtype=np.float32).reshape(6, 9)
-BINARY = GREY > 127
-SMOOTH = (np.add.outer(np.linspace(0, 100, 32), np.linspace(0, 120, 48))).astype(np.uint8)
-VOLUME = (np.arange(60) * 4).astype(np.uint8).reshape(3, 4, 5)  # slices, rows, columns
-
-
-def pil(pixels: Array, **options: Any) -> Write:
-    return lambda path: Image.fromarray(pixels).save(path, **options)
-
-
-def palette(pixels: Array, **options: Any) -> Write:
-    return lambda path: Image.fromarray(pixels).quantize(54, dither=Image.Dither.NONE).save(path, **options)
-
-
-def tif(pixels: Array, **options: Any) -> Write:
-    return lambda path: tifffile.imwrite(path, pixels, **options)
-
-
-def itk(pixels: Array, vector: bool = False) -> Write:
-    return lambda path: SimpleITK.WriteImage(SimpleITK.GetImageFromArray(pixels, isVector=vector), str(path))
-
-
-def nifti(pixels: Array) -> Write:
-    """By nibabel, whose arrays go columns, rows, slices."""
-    return lambda path: nibabel.save(nibabel.Nifti1Image(pixels.T, np.eye(4)), path)
 
 
 def quantized(pixels: Array) -> Array:
@@ -112,6 +81,13 @@ COLOR_FORMS: dict[str, tuple[str, Write, Array]] = {
     "palette GIF": ("a.gif", palette(COLOR), quantized(COLOR) / 255),
     "palette BMP": ("a.bmp", palette(COLOR), quantized(COLOR) / 255),
     "RGBA PNG": ("a.png", pil(np.dstack([COLOR, OPACITY])), OVER_BLACK),
+    "palette PNG with opacity": (
+        "a.png",
+        lambda path: (
+            Image.fromarray(COLOR).quantize(54, dither=Image.Dither.NONE).save(path, transparency=b"\x80" * 54)
+        ),
+        quantized(COLOR) / 255 * 128 / 255,
+    ),
     "RGBA TIFF": (
         "a.tif",
         tif(np.dstack([COLOR, OPACITY]), photometric="rgb", extrasamples=["unassalpha"]),
@@ -125,6 +101,11 @@ COLOR_FORMS: dict[str, tuple[str, Write, Array]] = {
         COLOR / 255,
     ),
     "RGB TIFF, LZW": ("a.tif", pil(COLOR, compression="tiff_lzw"), COLOR / 255),
+    "printing-color TIFF": (
+        "a.tif",
+        lambda path: Image.fromarray(COLOR).convert("CMYK").save(path),
+        np.asarray(Image.fromarray(COLOR).convert("CMYK").convert("RGB")) / 255,
+    ),
     "RGB MetaImage": ("a.mha", itk(COLOR, vector=True), COLOR / 255),
 }
 
@@ -146,7 +127,7 @@ def test_every_form_of_a_color_picture_gives_its_values_channel_first(tmp_path: 
     pixels = read_image(tmp_path / name, channels=3)
     assert pixels.dtype == np.float32
     np.testing.assert_allclose(
-        pixels, np.moveaxis(expected, -1, 0), rtol=0, atol=0.51 / 255 if "RGBA" in form else 1e-6
+        pixels, np.moveaxis(expected, -1, 0), rtol=0, atol=0.51 / 255 if "RGBA" in form or "opacity" in form else 1e-6
     )
 
 
@@ -160,6 +141,60 @@ def test_the_previews_in_a_cameras_jpeg_are_no_pages(tmp_path: Path) -> None:
     preview = Image.fromarray(SMOOTH[::2, ::2])
     Image.fromarray(SMOOTH).save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[preview], quality=90)
     assert read_image(tmp_path / "a.jpg").shape == (1, 32, 48)
+
+
+# Where the first stored row and column lie in the upright picture (TIFF 6.0, field 274).
+ORIENTATIONS = {
+    1: ("top", "left"),
+    2: ("top", "right"),
+    3: ("bottom", "right"),
+    4: ("bottom", "left"),
+    5: ("left", "top"),
+    6: ("right", "top"),
+    7: ("right", "bottom"),
+    8: ("left", "bottom"),
+}
+
+
+def as_held(upright: Array, orientation: int) -> Array:
+    """What a camera stores that was held so that the orientation's row and column come first."""
+    sides = ORIENTATIONS[orientation]
+    stored = upright if sides[0] in ("top", "bottom") else np.swapaxes(upright, 0, 1)
+    for axis, side in enumerate(sides):
+        stored = np.flip(stored, axis) if side in ("bottom", "right") else stored
+    return np.ascontiguousarray(stored)
+
+
+def tagged(pixels: Array, orientation: int, name: str) -> Write:
+    if name.startswith("plain"):
+        return tif(pixels, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
+    if name.startswith("packed"):
+        return pil(pixels, compression="tiff_lzw", tiffinfo={274: orientation})
+    exif = Image.Exif()
+    exif[274] = orientation
+    return pil(pixels, exif=exif, quality=100, subsampling=0)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "plain.tif", "packed.tif"])
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_a_picture_is_read_as_a_viewer_shows_it_however_the_camera_was_held(
+    tmp_path: Path, name: str, orientation: int
+) -> None:
+    upright = np.stack([SMOOTH, SMOOTH[::-1], SMOOTH[:, ::-1]], axis=-1)
+    tagged(as_held(upright, orientation), orientation, name)(tmp_path / name)
+    expected = np.moveaxis(upright, -1, 0) / 255
+    np.testing.assert_allclose(
+        read_image(tmp_path / name, channels=3), expected, rtol=0, atol=12 / 255 if name == "a.jpg" else 1e-6
+    )
+
+
+def test_a_large_photograph_is_read_in_little_more_memory_than_it_takes(tmp_path: Path) -> None:
+    Image.fromarray(np.full((1200, 1600, 3), 90, np.uint8)).save(tmp_path / "a.png")
+    tracemalloc.start()
+    size = read_image(tmp_path / "a.png", channels=3).nbytes
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2.5 * size
 
 
 def test_a_jpeg_in_printing_colors_is_no_picture_with_opacity(tmp_path: Path) -> None:
@@ -183,12 +218,6 @@ def test_a_volume_comes_slices_before_rows_before_columns(tmp_path: Path, name: 
 def test_a_medical_file_of_one_slice_is_a_picture(tmp_path: Path) -> None:
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(FLOAT[None]), str(tmp_path / "a.nii"))
     np.testing.assert_allclose(read_image(tmp_path / "a.nii", spatial_dims=2), FLOAT[None], rtol=0, atol=1e-4)
-
-
-def test_a_volume_is_refused_where_a_picture_is_wanted(tmp_path: Path) -> None:
-    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(VOLUME), str(tmp_path / "a.nii"))
-    with pytest.raises(ValueError, match=r"a\.nii has 3 dimensions .* where 2 are wanted"):
-        read_image(tmp_path / "a.nii", spatial_dims=2)
 
 
 def test_stored_integers_with_a_scale_come_as_the_numbers_they_stand_for(tmp_path: Path) -> None:
@@ -232,12 +261,6 @@ def test_a_jsrt_file_takes_another_intensity_range(jsrt: Path) -> None:
     )
 
 
-def test_a_jsrt_file_of_another_size_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "JPCLN001.IMG").write_bytes(bytes(1000))
-    with pytest.raises(ValueError, match=r"JPCLN001\.IMG is no JSRT image: 8388608 bytes expected, 1000 found"):
-        read_image(tmp_path / "JPCLN001.IMG")
-
-
 def test_an_intensity_range_says_which_stored_values_are_black_and_white(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(np.array([[0, 100, 1000, 4095, 65535]], np.uint16)).save(path)
@@ -266,130 +289,6 @@ def test_an_intensity_range_is_one_of_pixels_and_not_of_opacity(tmp_path: Path) 
     np.testing.assert_allclose(pixels[0], 1 - GREY / 255, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("intensity_range", [(5.0, 5.0), (0.0, np.nan), (-np.inf, 1.0)], ids=str)
-def test_an_intensity_range_that_is_none_is_refused(tmp_path: Path, intensity_range: tuple[float, float]) -> None:
-    Image.fromarray(GREY).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="intensity_range"):
-        read_image(tmp_path / "a.png", intensity_range=intensity_range)
-
-
-def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nothing\.png does not exist"):
-        read_image(tmp_path / "nothing.png")
-    (tmp_path / "folder.png").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"folder\.png is a folder, not an image"):
-        read_image(tmp_path / "folder.png")
-
-
-def cut(write: Write, part: float) -> Write:
-    def write_and_cut(path: Path) -> None:
-        write(path)
-        whole = path.read_bytes()
-        path.write_bytes(whole[: int(part * len(whole))])
-
-    return write_and_cut
-
-
-def without_its_pixels(path: Path) -> None:
-    itk(GREY)(path)
-    path.with_suffix(".raw").unlink()
-
-
-def zipped_without_its_end(path: Path) -> None:
-    """A whole gzip stream, of a NIfTI file that lacks its last rows."""
-    path.write_bytes(gzip.compress(nibabel.Nifti1Image(NOISE.T, np.eye(4)).to_bytes()[:-100]))
-
-
-def text(path: Path) -> None:
-    path.write_text("This is no image.\n" * 40)
-
-
-def stack(*pages: Array) -> Write:
-    first, *others = (Image.fromarray(page) for page in pages)
-    return lambda path: first.save(path, save_all=True, append_images=others)
-
-
-NOISE = np.random.default_rng(0).integers(0, 256, (64, 50), dtype=np.uint8)
-HOLED, ENDLESS = FLOAT.copy(), FLOAT.copy()
-HOLED[2, 2], ENDLESS[1, 1] = np.nan, np.inf
-DAMAGED, NOT_FINITE, PAGES = "cannot be read as an image", "NaN or infinite", "holds several"
-BAD_FILES: dict[str, tuple[str, Write, str]] = {
-    "empty": ("a.png", lambda path: path.touch(), "is empty"),
-    "unknown suffix": ("a.dcm", text, "no image of a known type"),
-    "no suffix": ("README", text, "no image of a known type"),
-    **{
-        f"text named {suffix}": (f"a{suffix}", text, DAMAGED)
-        for suffix in (".png", ".jpg", ".tif", ".bmp", ".gif", ".nii", ".nii.gz", ".mha", ".mhd")
-    },
-    **{
-        f"{suffix} cut after {part:.0%}": (f"a{suffix}", cut(write, part), DAMAGED)
-        for part in (0.5, 0.97)
-        for suffix, write in {
-            ".png": pil(NOISE),
-            ".jpg": pil(NOISE),
-            ".gif": pil(NOISE),
-            ".bmp": pil(NOISE),
-            ".tif": tif(NOISE),
-            ".tiff": tif(NOISE, rowsperstrip=4),
-            ".nii": itk(NOISE),
-            ".nii.gz": itk(NOISE),
-            ".mha": itk(NOISE),
-        }.items()
-    },
-    "zipped NIfTI of too few bytes": ("a.nii.gz", zipped_without_its_end, DAMAGED),
-    "MetaImage without its pixels": ("a.mhd", without_its_pixels, DAMAGED),
-    "NaN in TIFF": ("a.tif", tif(HOLED), NOT_FINITE),
-    "infinity in TIFF": ("a.tif", tif(ENDLESS), NOT_FINITE),
-    "NaN in NIfTI": ("a.nii.gz", nifti(HOLED), NOT_FINITE),
-    "NaN in float64 NIfTI": ("a.nii", nifti(HOLED.astype(np.float64)), NOT_FINITE),
-    "infinity in NIfTI": ("a.nii", nifti(ENDLESS), NOT_FINITE),
-    "NaN in MetaImage": ("a.mha", itk(HOLED), NOT_FINITE),
-    "color": ("a.png", pil(COLOR), "has 3 channels where one channel"),
-    "two components": ("a.mha", itk(np.dstack([GREY, GREY]), vector=True), "has 2 channels where one channel"),
-    "four components": ("a.mha", itk(np.dstack([GREY] * 4), vector=True), "has 4 channels where one channel"),
-    "two pages": ("a.tif", stack(GREY, GREY), PAGES),
-    "three pages": ("a.tif", stack(GREY, GREY, GREY), PAGES),
-    "four pages": ("a.tif", stack(GREY, GREY, GREY, GREY), PAGES),
-    "three narrow pages": ("a.tif", stack(*[GREY[:, :4]] * 3), PAGES),
-    "pages of several sizes": ("a.tif", stack(GREY, NOISE), PAGES),
-    "a stack of three": ("a.tif", tif(np.stack([GREY] * 3), photometric="minisblack"), PAGES),
-    "an ImageJ stack": ("a.tif", tif(np.stack([GREY] * 3), imagej=True), PAGES),
-    "animated GIF": ("a.gif", stack(GREY, GREY[::-1]), PAGES),
-    "animated PNG": ("a.png", stack(GREY, GREY[::-1]), PAGES),
-    "volumes in time": ("a.nii", nifti(np.stack([VOLUME, VOLUME])), PAGES),
-    "numbers above one": ("a.tif", tif(FLOAT * 1.5), "outside the bounds"),
-    "numbers below zero": ("a.nii", nifti(FLOAT - 0.5), "outside the bounds"),
-}
-
-
-@pytest.mark.parametrize("kind", BAD_FILES)
-def test_a_file_that_is_no_single_whole_image_is_refused_by_name(tmp_path: Path, kind: str) -> None:
-    name, write, reason = BAD_FILES[kind]
-    write(tmp_path / name)
-    with pytest.raises(ValueError, match=f"{re.escape(name)} .*{reason}"):
-        read_image(tmp_path / name)
-
-
-@pytest.mark.parametrize("pixels", [HOLED, ENDLESS, -ENDLESS], ids=["NaN", "infinity", "minus infinity"])
-def test_an_intensity_range_does_not_hide_pixels_that_are_no_numbers(tmp_path: Path, pixels: Array) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", pixels)
-    with pytest.raises(ValueError, match=r"a\.tif has pixels that are NaN or infinite"):
-        read_image(tmp_path / "a.tif", intensity_range=(0, 1))
-
-
-def test_a_grey_picture_is_no_color_picture(tmp_path: Path) -> None:
-    Image.fromarray(GREY).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"a\.png has 1 channels where three channels"):
-        read_image(tmp_path / "a.png", channels=3)
-
-
-def test_a_picture_with_a_side_below_the_minimum_is_refused(tmp_path: Path) -> None:
-    Image.fromarray(GREY).save(tmp_path / "a.png")
-    assert read_image(tmp_path / "a.png", minimum_size=6).shape == (1, 6, 9)
-    with pytest.raises(ValueError, match=r"a\.png is too small \(6 x 9 pixels\)"):
-        read_image(tmp_path / "a.png", minimum_size=7)
-
-
 def test_the_transform_gives_the_read_pixels_and_the_file_name(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(DEEP).save(path)
@@ -413,74 +312,10 @@ def test_the_dictionary_twin_loads_its_keys_and_nothing_else(tmp_path: Path) -> 
         LoadPictured("absent")(data)
 
 
-def test_a_mask_begins_above_127_of_255(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[0, 1, 127, 128, 255]], np.uint8)).save(tmp_path / "a.png")
-    mask = LoadMask()(tmp_path / "a.png")
-    assert isinstance(mask, MetaTensor)
-    assert mask.dtype == torch.float32
-    assert mask.tolist() == [[[0, 0, 0, 1, 1]]]
-
-
-def test_several_masks_become_their_union(tmp_path: Path) -> None:
-    left, right = np.zeros((2, 16, 24), np.uint8)
-    left[2:8, 3:9], right[6:12, 13:20] = 255, 255
-    Image.fromarray(left).save(tmp_path / "left.png")
-    Image.fromarray(right).save(tmp_path / "right.gif")
-    paths = [str(tmp_path / "left.png"), tmp_path / "right.gif"]
-    union = LoadMask()(paths)
-    np.testing.assert_array_equal(union.numpy()[0], (left | right) > 0)
-    assert union.meta["filename_or_obj"] == str(paths[0])
-    assert torch.equal(LoadMaskd("label")({"label": paths})["label"], union)
-    np.testing.assert_array_equal(LoadMask()(paths[0]).numpy()[0], left > 0)
-
-
-def test_one_mask_a_class_becomes_a_class_map_in_which_the_last_mask_wins(tmp_path: Path) -> None:
-    masks = np.zeros((3, 16, 24), np.uint8)
-    masks[0, 2:8, 3:9], masks[1, 6:12, 13:20], masks[2, 5:10, 7:15] = 255, 255, 255
-    paths = [str(tmp_path / f"{number}.png") for number in range(3)]
-    for path, mask in zip(paths, masks, strict=True):
-        Image.fromarray(mask).save(path)
-    classes = LoadClasses()(paths)
-    assert classes.shape == (1, 16, 24)
-    assert classes.dtype == torch.float32
-    assert classes.meta["filename_or_obj"] == paths[0]
-    for number, mask in enumerate(masks, start=1):
-        hidden = (masks[number:] > 0).any(axis=0)
-        np.testing.assert_array_equal(classes.numpy()[0] == number, (mask > 0) & ~hidden)
-    assert torch.equal(LoadClassesd("organs")({"organs": paths})["organs"], classes)
-    renamed = LoadClassesd("organs", names="label")({"organs": paths, "label": "lungs.png"})
-    assert renamed["organs"] == paths
-    assert torch.equal(renamed["label"], classes)
-    with pytest.raises(KeyError):
-        LoadClassesd("absent")({"organs": paths})
-
-
-def test_a_mask_stored_as_a_jpeg_is_the_mask_that_was_drawn(tmp_path: Path) -> None:
-    drawn = np.zeros((48, 64), np.uint8)
-    drawn[8:32, 16:56] = 255
-    Image.fromarray(np.stack([drawn] * 3, axis=-1)).save(tmp_path / "a.jpg", quality=80)
-    np.testing.assert_array_equal(LoadMask()(tmp_path / "a.jpg").numpy()[0], drawn > 0)
-
-
-@pytest.mark.parametrize("load", [LoadMask(), LoadClasses()])
-def test_masks_of_different_sizes_are_refused_by_name(tmp_path: Path, load: LoadMask | LoadClasses) -> None:
-    Image.fromarray(GREY).save(tmp_path / "left.png")
-    Image.fromarray(GREY.T.copy()).save(tmp_path / "right.png")
-    with pytest.raises(ValueError, match=r"left\.png.*right\.png differ in size"):
-        load([tmp_path / "left.png", tmp_path / "right.png"])
-
-
 def test_a_folder_lists_its_images_in_order_and_leaves_the_rest(tmp_path: Path) -> None:
     for name in ("b.png", "a.nii.gz", "C.IMG", "notes.txt", ".hidden.png", "d.JPG"):
         (tmp_path / name).touch()
     assert [path.name for path in list_images(tmp_path)] == ["C.IMG", "a.nii.gz", "b.png", "d.JPG"]
-
-
-def test_a_folder_without_images_and_a_missing_one_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="holds no image of a known type"):
-        list_images(tmp_path)
-    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
-        list_images(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 # Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
+"""The three phantoms: what they promise alike, and that each shows what its modality shows."""
+
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -8,20 +11,59 @@ import numpy.typing as npt
 import pytest
 from scipy import ndimage
 
-from monai_cert.data.phantoms import chest_phantom
+from monai_cert.data.phantoms import chest_phantom, lesion_phantom, polyp_phantom
 
-Picture = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
+Image = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.uint8]
+Picture = tuple[Image, Mask]
+PHANTOMS: dict[str, Callable[[int, int], Picture]] = {
+    "chest": chest_phantom,
+    "lesion": lesion_phantom,
+    "polyp": polyp_phantom,
+}
+CHANNELS = {"chest": 1, "lesion": 3, "polyp": 3}
+NOISE = {"chest": 0.01, "lesion": 0.006, "polyp": 0.007}
 SEEDS = range(6)
 
 
 @cache
-def cached_phantom(seed: int) -> Picture:
-    return chest_phantom(128, seed)
+def cached_phantom(name: str, size: int, seed: int) -> Picture:
+    return PHANTOMS[name](size, seed)
+
+
+@pytest.fixture(params=PHANTOMS)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.fixture(params=SEEDS)
 def phantom(request: pytest.FixtureRequest) -> Picture:
-    return cached_phantom(request.param)
+    """A chest."""
+    return cached_phantom("chest", 128, request.param)
+
+
+@pytest.fixture(params=range(3))
+def lesion(request: pytest.FixtureRequest) -> Picture:
+    return cached_phantom("lesion", 128, request.param)
+
+
+@pytest.fixture(params=range(3))
+def polyp(request: pytest.FixtureRequest) -> Picture:
+    return cached_phantom("polyp", 128, request.param)
+
+
+def averaged(pixels: npt.NDArray[np.generic], factor: int) -> npt.NDArray[np.float64]:
+    *channels, height, width = pixels.shape
+    return pixels.reshape(*channels, height // factor, factor, width // factor, factor).mean(axis=(-3, -1))
+
+
+def pieces(mask: Mask) -> int:
+    return int(ndimage.label(mask)[1])
+
+
+def around(mask: Mask) -> npt.NDArray[np.bool_]:
+    """A ring around what is labeled, 1 to 6 pixels away."""
+    return ndimage.binary_dilation(mask, iterations=6) & ~ndimage.binary_dilation(mask)
 
 
 def lungs(mask: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.bool_]]:
@@ -37,52 +79,50 @@ def floor(lung: npt.NDArray[np.bool_]) -> float:
     return float(np.mean(lowest[len(lowest) * 5 // 10 : len(lowest) * 7 // 10]))
 
 
-@pytest.mark.parametrize("size", [32, 64, 200, 256])
-def test_any_size(size: int) -> None:
-    image, mask = chest_phantom(size, seed=37)  # a seed whose costophrenic angles break up when sampled coarsely
-    assert image.shape == (1, size, size)
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("chest", 32), ("chest", 64), ("chest", 200), ("lesion", 32), ("lesion", 200), ("polyp", 32), ("polyp", 200)],
+)
+def test_any_size(name: str, size: int) -> None:
+    image, mask = PHANTOMS[name](size, 37)  # a seed whose costophrenic angles break up when sampled coarsely
+    assert image.shape == (CHANNELS[name], size, size)
     assert image.dtype == np.float32
     assert 0 <= image.min() < image.max() <= 1
     assert mask.shape == (size, size)
     assert mask.dtype == np.uint8
     assert set(np.unique(mask)) == {0, 1}
-    assert len(lungs(mask)) == 2
+    assert pieces(mask) == (2 if name == "chest" else 1)
 
 
 @pytest.mark.parametrize("size", [16, 31])
-def test_small_size_is_refused(size: int) -> None:
+def test_small_size_is_refused(name: str, size: int) -> None:
     with pytest.raises(ValueError, match=f"size must be at least 32, got {size}"):
-        chest_phantom(size)
+        PHANTOMS[name](size, 0)
 
 
-def test_seed_decides_everything() -> None:
-    (image, mask), (again, mask_again), (other, mask_other) = (chest_phantom(64, seed) for seed in (3, 3, 4))
+def test_seed_decides_everything_and_the_global_generator_is_left_alone(name: str) -> None:
+    (image, mask), (other, mask_other) = (cached_phantom(name, 64, seed) for seed in (1, 4))
+    before = np.random.get_state()[1].copy()  # noqa: NPY002 - the legacy state is what must not move
+    again, mask_again = PHANTOMS[name](64, 1)
+    np.testing.assert_array_equal(before, np.random.get_state()[1])  # noqa: NPY002
     np.testing.assert_array_equal(image, again)
     np.testing.assert_array_equal(mask, mask_again)
     assert np.abs(image - other).mean() > 0.02
     assert (mask != mask_other).mean() > 0.01
 
 
-def test_global_generator_is_left_alone() -> None:
-    before = np.random.get_state()[1].copy()  # noqa: NPY002 - the legacy state is what must not move
-    chest_phantom(32)
-    np.testing.assert_array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+def test_sizes_show_the_same_anatomy(name: str) -> None:
+    (small, small_mask), (large, large_mask) = cached_phantom(name, 64, 1), cached_phantom(name, 256, 1)
+    assert np.abs(averaged(large, 4) - small).mean() < 0.015
+    assert ((averaged(large_mask, 4) >= 0.5) != small_mask).mean() < 0.01
 
 
-def test_sizes_show_the_same_anatomy() -> None:
-    (small, small_mask), (large, large_mask) = chest_phantom(64, seed=1), chest_phantom(256, seed=1)
-    averaged = large[0].reshape(64, 4, 64, 4).mean(axis=(1, 3))
-    fraction = large_mask.reshape(64, 4, 64, 4).mean(axis=(1, 3))
-    assert np.abs(averaged - small[0]).mean() < 0.015
-    assert ((fraction >= 0.5) != small_mask).mean() < 0.01
-
-
-def test_noise_has_its_stated_deviation() -> None:
-    (image, _), (fine, _) = chest_phantom(256, seed=2), chest_phantom(512, seed=2)
-    averaged = fine[0].reshape(256, 2, 256, 2).mean(axis=(1, 3))
-    abdomen = np.s_[-30:, 60:190]
-    # the same picture twice with independent noise: 0.01 in one, 0.01 / 2 in the mean of four pixels
-    assert (image[0] - averaged)[abdomen].std() == pytest.approx(0.01 * np.sqrt(1.25), rel=0.1)
+def test_noise_has_its_stated_deviation(name: str) -> None:
+    (image, _), (fine, _) = cached_phantom(name, 256, 1), cached_phantom(name, 512, 1)
+    clean = averaged(fine, 2)
+    unclipped = (clean > 0.1) & (clean < 0.9)
+    # the same picture twice with independent noise: in one, and in the mean of four pixels, which halves it
+    assert (image - clean)[unclipped].std() == pytest.approx(NOISE[name] * np.sqrt(1.25), rel=0.1)
 
 
 def test_two_lungs_of_human_size(phantom: Picture) -> None:
@@ -98,7 +138,7 @@ def test_right_dome_is_higher() -> None:
     """On average: a rotation of the patient can lift the left dome of one picture."""
     domes = []
     for seed in SEEDS:
-        right, left = lungs(cached_phantom(seed)[1])
+        right, left = lungs(cached_phantom("chest", 128, seed)[1])
         domes.append([floor(right[:, ::-1]), floor(left)])
     right_dome, left_dome = np.mean(domes, axis=0)
     assert right_dome + 1 < left_dome
@@ -126,3 +166,57 @@ def test_heart_lies_to_the_patients_left(phantom: Picture) -> None:
     level = int(top + 0.72 * (bottom - top))
     to_right, to_left = spine - np.flatnonzero(right[level]).max(), np.flatnonzero(left[level]).min() - spine
     assert to_left > 1.2 * to_right
+
+
+def test_a_lesion_is_one_patch_of_likely_size_within_the_picture(lesion: Picture) -> None:
+    mask = lesion[1]
+    assert pieces(mask) == pieces(1 - mask) == 1
+    assert 0.02 < mask.mean() < 0.5
+    assert mask[[0, -1]].sum() + mask[:, [0, -1]].sum() == 0
+
+
+def test_a_lesion_takes_most_of_the_blue_and_least_of_the_red(lesion: Picture) -> None:
+    image, mask = lesion
+    inside, skin = image[:, mask == 1].mean(axis=1), image[:, around(mask)].mean(axis=1)
+    red, green, blue = inside / skin
+    assert 0.9 > red > green > blue, "melanin absorbs the more, the shorter the wave"
+    assert skin[0] > skin[1] > skin[2], "so does skin"
+
+
+def test_lesions_look_as_real_ones_do_on_average() -> None:
+    """Within the middle half of 150 images of ISIC 2018, for mean colors around the lesion and contrast."""
+    pictures = [cached_phantom("lesion", 128, seed) for seed in range(3)]
+    skin = np.mean([image[:, around(mask)].mean(axis=1) for image, mask in pictures], axis=0)
+    inside = np.mean([image[:, mask == 1].mean(axis=1) for image, mask in pictures], axis=0)
+    assert np.all((skin > [0.67, 0.53, 0.49]) & (skin < [0.84, 0.7, 0.68]))
+    assert 0.09 < (skin - inside).mean() < 0.26
+
+
+def test_a_polyp_is_one_patch_of_likely_size_within_the_octagon(polyp: Picture) -> None:
+    image, mask = polyp
+    assert pieces(mask) == 1
+    assert 0.01 < mask.mean() < 0.4
+    axis = np.abs((np.arange(128) + 0.5) / 64 - 1)
+    corners = axis[:, None] + axis > 1.55
+    assert image[:, corners].max() < 0.1
+    assert not mask[corners].any()
+
+
+def test_a_colon_is_red_bright_near_the_endoscope_and_dark_in_the_lumen(polyp: Picture) -> None:
+    image = polyp[0]
+    shown = image[:, image.max(axis=0) > 0.06]
+    red, green, blue = shown.mean(axis=1)
+    assert red > 1.3 * green > 1.3 * blue
+    smooth = ndimage.gaussian_filter(image[0], 2)[32:-32, 32:-32]
+    assert smooth.min() < 0.25
+    assert np.percentile(shown[0], 90) > 0.6
+    assert image.min(axis=0).max() > 0.6, "the wet surface mirrors the light"
+
+
+def test_polyps_stand_out_from_their_shadow() -> None:
+    """As in 150 images of Kvasir-SEG and CVC-ClinicDB each: brighter than what is right around, by 0.09 to 0.13."""
+    contrasts = []
+    for seed in range(3):
+        image, mask = cached_phantom("polyp", 128, seed)
+        contrasts.append(image[:, mask == 1].mean() - image[:, around(mask)].mean())
+    assert 0.03 < np.mean(contrasts) < 0.4

@@ -20,6 +20,7 @@ from monai.networks.nets import DiffusionModelUNet
 from monai_cert.bounds import Bounds
 from monai_cert.denoising.adapters import DiffusersNetwork, diffusers_denoiser, monai_denoiser
 from monai_cert.denoising.denoiser import PREDICTIONS
+from tiny import tiny_unet
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SIGMA = 0.25
@@ -27,16 +28,7 @@ SIGMA = 0.25
 
 def diffusers_unet(in_channels: int = 1, seed: int = 0) -> UNet2DModel:
     torch.manual_seed(seed)
-    return UNet2DModel(
-        in_channels=in_channels,
-        out_channels=in_channels,
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        add_attention=False,
-    ).eval()
+    return tiny_unet(in_channels).eval()
 
 
 def write_folder(folder: Path, model: UNet2DModel, prediction: str = "epsilon") -> Path:

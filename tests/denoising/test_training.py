@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DModel
 from ignite.engine import Events
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedTrainer
@@ -18,24 +17,14 @@ from monai.networks.schedulers import DDPMScheduler
 from monai_cert.denoising.adapters import DiffusersNetwork, diffusers_denoiser
 from monai_cert.denoising.schedule import NoiseSchedule
 from monai_cert.denoising.training import FocusedDiffusionPrepareBatch, SaveDiffusersFolder
+from tiny import tiny_unet
 
 DRAWS = 20_000
 
 
 def tiny_network() -> DiffusersNetwork:
     torch.manual_seed(0)
-    return DiffusersNetwork(
-        UNet2DModel(
-            in_channels=4,
-            out_channels=4,
-            block_out_channels=(8, 8),
-            layers_per_block=1,
-            norm_num_groups=4,
-            down_block_types=("DownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "UpBlock2D"),
-            add_attention=False,
-        )
-    )
+    return DiffusersNetwork(tiny_unet(4))
 
 
 def linear_scheduler(prediction: str = "epsilon") -> DDPMScheduler:

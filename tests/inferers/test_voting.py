@@ -12,7 +12,8 @@ import torch
 from monai.inferers import SlidingWindowInferer
 
 from monai_cert.inferers import voting
-from monai_cert.inferers.voting import VoteCounter, draw_votes
+from monai_cert.inferers.sharing import ProcessGroup
+from monai_cert.inferers.voting import VoteCounter, draw, draw_votes, label_maps
 from monai_cert.noise import GaussianNoise, draw_seeds
 
 IMAGE = torch.rand(1, 6, 5, generator=torch.Generator().manual_seed(0))
@@ -279,6 +280,59 @@ def test_a_draw_that_does_not_fit_is_one_sentence(error: Exception) -> None:
         draw_votes(IMAGE, large, GaussianNoise(0.5), SEEDS, 8)
     assert "\n" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+class Keeping:
+    """Keeps label maps; memory runs out on more draws than fit."""
+
+    takes_labels = True
+
+    def __init__(self, fits: int = 100) -> None:
+        self.fits = fits
+        self.kept: list[torch.Tensor] = []
+
+    def update(self, predictions: torch.Tensor) -> None:
+        if len(predictions) > self.fits:
+            failing_pass()
+        self.kept += predictions
+
+    def exchange(self, processes: ProcessGroup) -> None:
+        raise AssertionError("one process has nothing to exchange")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_label_maps_are_what_is_counted(channels: int) -> None:
+    logits = torch.randint(-1, 2, (20, channels, 6), generator=torch.Generator().manual_seed(channels)).float()
+    labels = label_maps(logits)
+    assert labels.shape == (20, 6)
+    assert not labels.is_floating_point()
+    for c, votes in enumerate(plain_votes(logits)):
+        assert torch.equal((labels == c).sum(0), votes)
+
+
+@pytest.mark.parametrize("fits", [1, 2, 3, 100])
+@pytest.mark.parametrize("counter_first", [True, False])
+def test_every_accumulator_gets_every_draw_once_and_in_order(fits: int, counter_first: bool) -> None:
+    """Also those that stand before one that runs out of memory."""
+    counter, first, second = VoteCounter(11), Keeping(), Keeping(fits)
+    accumulators = [counter, first, second] if counter_first else [second, first, counter]
+    draw(IMAGE, lambda x: x - 0.5, GaussianNoise(0.5), SEEDS, 8, accumulators)
+    expected = label_maps(GaussianNoise(0.5).perturb(IMAGE, SEEDS) - 0.5)
+    for keeping in (first, second):
+        assert torch.equal(torch.stack(keeping.kept), expected)
+    assert torch.equal(counter.votes()[1].long(), expected.sum(0))
+
+
+def test_without_readers_of_labels_none_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voting, "label_maps", failing_pass)
+    draw(IMAGE, lambda x: x - 0.5, GaussianNoise(0.5), SEEDS, 8, [VoteCounter(11)])
+
+
+def test_votes_certify_themselves() -> None:
+    counter = VoteCounter(60)
+    counter.update(torch.tensor([1.0, -1.0]).expand(60, 1, 2))
+    certificate = counter.certify(noise=GaussianNoise(0.5), alpha=0.01)
+    assert certificate.classes.tolist() == [1, 0]
 
 
 def test_other_errors_of_the_network_are_its_own() -> None:
