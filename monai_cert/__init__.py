@@ -19,7 +19,9 @@ from monai_cert.denoising.schedule import NoiseSchedule
 from monai_cert.hierarchy import Hierarchy
 from monai_cert.inferers.certification import CertificationInferer
 from monai_cert.inferers.denoise import DenoisedNetwork, DiffusionDenoiseInferer
+from monai_cert.inferers.lipschitz import LipschitzCertificationInferer
 from monai_cert.inferers.recording import MaskRecorder, MeasurementRecorder
+from monai_cert.margins import flip_costs, pixel_radii
 from monai_cert.measurements import Measurement, measurements_of
 from monai_cert.metrics.abstention import (
     AbstentionRateMetric,
@@ -40,6 +42,22 @@ from monai_cert.metrics.dice import (
 )
 from monai_cert.metrics.information import CertifiedInformationGainMetric, certified_information_gain
 from monai_cert.metrics.whole_mask import whole_mask_measurements
+from monai_cert.metrics.worst_case import (
+    CertifiedRobustPixelAccuracy,
+    WorstCaseDice,
+    WorstCaseFNR,
+    WorstCaseIoU,
+    certified_robust_pixel_accuracy,
+    dice_under_attack,
+    fnr_under_attack,
+    fpr_under_attack,
+    iou_under_attack,
+    smallest_attack,
+    stability_under_attack,
+)
+from monai_cert.networks.constants import LayerBound, LipschitzBound, lipschitz_bound
+from monai_cert.networks.losses import TemperatureCrossEntropyLoss
+from monai_cert.networks.segmenter import LipschitzSegmenter
 from monai_cert.noise import GaussianNoise
 from monai_cert.sequential import SequentialCertification
 from monai_cert.statistics.binomial import JointTest, SplitTest, joint, min_samples, split, tau_max
@@ -71,6 +89,7 @@ __all__ = [
     "CertifiedDiceMetric",
     "CertifiedInformationGainMetric",
     "CertifiedIoUMetric",
+    "CertifiedRobustPixelAccuracy",
     "DenoiseImage",
     "DenoiseImaged",
     "DenoisedNetwork",
@@ -80,6 +99,10 @@ __all__ = [
     "GaussianNoise",
     "Hierarchy",
     "JointTest",
+    "LayerBound",
+    "LipschitzBound",
+    "LipschitzCertificationInferer",
+    "LipschitzSegmenter",
     "LoadClasses",
     "LoadClassesd",
     "LoadMask",
@@ -100,7 +123,11 @@ __all__ = [
     "SequentialCertification",
     "ShareCertificate",
     "SplitTest",
+    "TemperatureCrossEntropyLoss",
+    "WorstCaseDice",
     "WorstCaseDiceMetric",
+    "WorstCaseFNR",
+    "WorstCaseIoU",
     "WorstCaseIoUMetric",
     "abstention_rate",
     "adjusted_p_values",
@@ -110,27 +137,37 @@ __all__ = [
     "certified_dice",
     "certified_information_gain",
     "certified_iou",
+    "certified_robust_pixel_accuracy",
     "certify",
     "certify_measurements",
     "certify_shares",
     "chest_phantom",
     "chest_xray_datalist",
     "curve_over_radius",
+    "dice_under_attack",
     "diffusers_denoiser",
     "equal_split",
     "exact_boundaries",
+    "flip_costs",
+    "fnr_under_attack",
+    "fpr_under_attack",
     "generalized_holm",
     "holm",
+    "iou_under_attack",
     "joint",
     "lesion_phantom",
+    "lipschitz_bound",
     "list_images",
     "measurements_of",
     "min_samples",
     "monai_denoiser",
+    "pixel_radii",
     "polyp_phantom",
     "public_datalist",
     "radius_map",
+    "smallest_attack",
     "split",
+    "stability_under_attack",
     "tau_max",
     "whole_mask_measurements",
     "worst_case_dice",

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from decimal import ROUND_DOWN, Decimal
+from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from typing import Any
 
 import numpy as np
@@ -111,7 +111,15 @@ class Certificate:
             ``classes`` where these do not abstain.
         radii: (*spatial) float32 certified radius of each pixel, rounded toward zero, 0 where it abstains; None where
             all have ``radius``. Where pixels have their own, ``radius`` and ``tau`` are the least of the certified ones
-            (0 and 1/2 if there are none).
+            (0 and 1/2 if there are none); a deterministic claim has the radius that was asked for, and pixels whose own
+            is smaller abstain.
+        kind: ``probabilistic``: a claim about the majority under noise, which fails with probability alpha;
+            ``deterministic``: one about the network itself, from its Lipschitz constant. The latter has no noise (sigma
+            0), one pass (n = 1, tau = 1), no tests, and does not fail (alpha 0).
+        lipschitz_constant: of a deterministic claim: that of all logits of the network, in l2.
+        rounding: of a deterministic claim: how much farther logits may move as they are computed.
+        stability: of a deterministic claim: the least share of all pixels that keep their class, certified or not,
+            under any one change of the image of l2 size at most ``radius``.
     """
 
     classes: npt.NDArray[np.int16]
@@ -138,6 +146,10 @@ class Certificate:
     hierarchy: Hierarchy | None = None
     nodes: npt.NDArray[np.int16] | None = None
     radii: npt.NDArray[np.float32] | None = None
+    kind: str = "probabilistic"
+    lipschitz_constant: float | None = None
+    rounding: float | None = None
+    stability: float | None = None
 
     @property
     def abstention(self) -> float:
@@ -164,6 +176,8 @@ class Certificate:
     @property
     def statement(self) -> str:
         """The claim in plain sentences."""
+        if self.kind == "deterministic":
+            return self._deterministic_statement
         certified, radius = int((self.classes != ABSTAIN).sum()), _down_to_digits(self.radius)
         chance = "the noise draws" + (" and the randomization of the p-values" if self.randomized else "")
         tested = "" if self.tested == self.classes.size else f", {self.tested} of them tested"
@@ -189,6 +203,20 @@ class Certificate:
             )
         return sentence
 
+    @property
+    def _deterministic_statement(self) -> str:
+        certified, radius = int((self.classes != ABSTAIN).sum()), _down_to_digits(self.radius)
+        constant = _up_to_digits(self.lipschitz_constant or 0.0)
+        share = _down_to_digits(100 * (self.stability or 0.0), 2)
+        return (
+            "Without any noise and any chance: since no change of the image moves the logits by more than "
+            f"{constant} times its l2 size, rounding apart, for all of the {certified} certified pixels (of "
+            f"{self.classes.size}): under every change of the image of l2 size below {radius} (pixel values from "
+            f"{self.bounds[0]:g} to {self.bounds[1]:g}) the class of the network stays the certified one, at each of "
+            f"them up to its own radius; and under any one change of at most that size {share} % of all pixels, "
+            "certified or not, keep their class."
+        )
+
     def to_json(self) -> str:
         """The record as JSON: all fields but the maps, which are saved beside and bound to it by their digests."""
         record = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _MAPS}
@@ -203,6 +231,8 @@ class Certificate:
             "radii_sha256": None if self.radii is None else _digest(self.radii, "<f4"),
             "statement": self.statement,
         }
+        if self.kind == "probabilistic":
+            record = {name: value for name, value in record.items() if name not in _DETERMINISTIC_FIELDS}
         return json.dumps(record, indent=4)
 
     @classmethod
@@ -251,15 +281,20 @@ class Certificate:
         return cls(classes=label_map, nodes=node_map, radii=None if of_pixels is None else radii, **values)
 
 
-# Fields that hold maps, fields of the JSON that follow from others, and fields that records of version 0.1 lack.
+# Fields that hold maps, fields of the JSON that follow from others, fields of deterministic records alone, and fields
+# that a record may lack, by generation: it has all fields of a generation and of those before it, or none.
 _MAPS = {"classes", "nodes", "radii"}
 _DERIVED = {"format", "classes_shape", "classes_sha256", "nodes_sha256", "radii_sha256", "statement"}
 _BESIDE = {"measurements"}  # other certificates of the same image in the same file
-_ADDED_FIELDS = {
-    *("tolerated", "looks", "boundaries", "stop", "randomized", "hypotheses", "hierarchy", "nodes_sha256"),
-    "radii_sha256",
-    *("passes", "autocast", "compiled", "processes"),
-}
+_DETERMINISTIC_FIELDS = {"kind", "lipschitz_constant", "rounding", "stability"}
+_ADDED_FIELDS = (
+    {
+        *("tolerated", "looks", "boundaries", "stop", "randomized", "hypotheses", "hierarchy", "nodes_sha256"),
+        "radii_sha256",
+        *("passes", "autocast", "compiled", "processes"),
+    },
+    _DETERMINISTIC_FIELDS,
+)
 
 
 def certify(
@@ -522,10 +557,14 @@ def _mask(hypotheses: npt.NDArray[np.bool_], shape: torch.Size) -> torch.Tensor:
     return torch.from_numpy(hypotheses)
 
 
-def _check_fields(record: Any, known: set[str], added: set[str], what: str) -> None:
-    """Refuse unknown fields and missing ones; records of version 0.1 have none of the added fields."""
+def _check_fields(record: Any, known: set[str], added: tuple[set[str], ...], what: str) -> None:
+    """Refuse unknown fields and missing ones; those of later generations than it has are not missing."""
     present = set(record) if isinstance(record, dict) else set()
-    required = known if present & added else known - added
+    required = set(known)
+    for generation in reversed(added):
+        if present & generation:
+            break
+        required -= generation
     if wrong := sorted((present - known) | (required - present)):
         raise ValueError(f"{what} has unknown or missing fields: {', '.join(wrong)}")
 
@@ -548,3 +587,8 @@ def _float32_down(value: float) -> np.float32:
 def _down_to_digits(value: float, digits: int = 4) -> str:
     """Decimal text of a number, rounded toward zero."""
     return str(Decimal(value).quantize(Decimal(10) ** -digits, rounding=ROUND_DOWN))
+
+
+def _up_to_digits(value: float, digits: int = 4) -> str:
+    """Decimal text of a number, rounded away from zero."""
+    return str(Decimal(value).quantize(Decimal(10) ** -digits, rounding=ROUND_UP))

@@ -1,5 +1,5 @@
 # Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
-"""The command line ``monai-cert``: certify, evaluate, attack, plan."""
+"""The command line ``monai-cert``: certify, evaluate, attack, plan, lipschitz."""
 
 from __future__ import annotations
 
@@ -85,8 +85,9 @@ def _certify(args: argparse.Namespace) -> int:
     inputs = _inputs(args.inputs)
     bundle, settings = _bundle(args)
     _check_phantom(bundle, inputs, say)
-    bundle.inferer.share_draws = args.share_draws
-    bundle.inferer.progress &= first
+    if "lipschitz_constant" not in settings:
+        bundle.inferer.share_draws = args.share_draws
+        bundle.inferer.progress &= first
     output = _output_folder(args.output) if first else None
     measuring = _measuring(args, bundle, settings)
     report = certify_files(bundle, inputs, settings, output, say, measuring)
@@ -165,6 +166,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         raise UsageError(explain(error)) from error
     args.device = processes.device(args.device)
     bundle, settings = _bundle(args)
+    if "lipschitz_constant" in settings:
+        raise UsageError("evaluate takes certificates of smoothing; benchmarks/lipschitz.py is for Lipschitz networks")
     settings |= {"dataset": args.dataset, "split": args.split, "limit": args.limit, "partial": args.partial}
     settings |= {"denoise": not args.no_denoise}
     output = _output_folder(args.output)
@@ -204,6 +207,8 @@ def _attack(args: argparse.Namespace) -> int:
     if len(inputs) > 1:
         raise UsageError(f"{args.input} holds {len(inputs)} images; attack takes one")
     bundle, settings = _bundle(args)
+    if "lipschitz_constant" in settings:
+        raise UsageError("attack tries certificates of smoothing; a Lipschitz network has no votes to judge")
     _check_phantom(bundle, inputs, _say)
     try:
         check_radii(settings["radius"] if args.radius is None else args.radius, args.factors)
@@ -271,6 +276,23 @@ def _plan(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _lipschitz(args: argparse.Namespace) -> int:
+    from monai_cert.networks.segmenter import bound_of_checkpoint
+
+    try:
+        bound = bound_of_checkpoint(args.checkpoint)
+    except USER_ERRORS as error:
+        raise UsageError(explain(error, args.checkpoint)) from error
+    if args.json:
+        print(json.dumps({"format": 1, "checkpoint": args.checkpoint, **bound.as_dict()}, indent=4, allow_nan=False))
+        return DONE
+    for depth, layer in bound.flat():
+        print(f"{'  ' * depth}{layer.name:<{40 - 2 * depth}}{layer.kind:<22}{layer.constant:.9f}")
+    print(f"Lipschitz constant at most {bound.constant:.9f}, from l2 of the image to l2 of all logits")
+    print(f"for the weights {bound.weights_sha256}")
+    return DONE
+
+
 def _print_plan(plan: Plan) -> None:
     print(f"pixels tested               {plan.pixels}")
     print(f"radius                      {plan.radius:.4f} (sigma {plan.sigma:g}, tau {plan.tau:.4g})")
@@ -297,6 +319,7 @@ def _bundle(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The loaded bundle and the settings of the run; refuses what cannot work before anything is computed."""
     from monai_cert.bundle import load_bundle
     from monai_cert.data.hypotheses import MaskFile, OutsideBorders
+    from monai_cert.inferers.lipschitz import LipschitzCertificationInferer
 
     chosen = {name: getattr(args, name) for name in ("sigma", "tau", "alpha", "n") if getattr(args, name) is not None}
     overrides: dict[str, Any] = {
@@ -318,6 +341,8 @@ def _bundle(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         if (sampling := _sequential(args)) is not None:
             overrides["sampling"] = sampling
         bundle = load_bundle(args.bundle, configs=args.config, device=args.device, settings=chosen, overrides=overrides)
+        if isinstance(bundle.inferer, LipschitzCertificationInferer):
+            return bundle, _lipschitz_settings(args, bundle)
         inferer = bundle.inferer
         if args.mask is None:
             inferer.check_reach(math.prod(bundle.parser.get_parsed_content("spatial_size")))
@@ -349,6 +374,29 @@ def _bundle(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         "configs": args.config,
     }
     return bundle, settings
+
+
+def _lipschitz_settings(args: argparse.Namespace, bundle: Any) -> dict[str, Any]:
+    """The settings of a run without noise; refuses what only noise has."""
+    smoothing = {
+        **dict.fromkeys(("sigma", "tau", "alpha", "n", "seed", "mask", "autocast", "measure")),
+        **dict.fromkeys(("sequential", "randomized", "compile", "radius_map", "share_draws"), False),
+        "test": "joint",
+        "correction": "holm",
+        "k": 1,
+    }
+    for name, unset in smoothing.items():
+        if getattr(args, name, unset) != unset:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} goes with smoothing; a Lipschitz network is certified without noise")
+    return {
+        "lipschitz_constant": bundle.inferer.bound(bundle.network).constant,
+        "radius": bundle.inferer.radius,
+        "dtype": str(bundle.inferer.dtype).removeprefix("torch."),
+        "device": str(next(bundle.network.parameters()).device),
+        "bundle": bundle.name,
+        "configs": args.config,
+    }
 
 
 def _test(args: argparse.Namespace) -> VoteTest:
@@ -584,6 +632,10 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--bundle", metavar="NAME_OR_DIR", help="measure the time of this bundle's networks")
     plan.add_argument("--json", action="store_true", help="print the plan as one JSON document")
     plan.set_defaults(command=_plan)
+    lipschitz = commands.add_parser("lipschitz", help="bound the Lipschitz constant of a network, layer by layer")
+    lipschitz.add_argument("checkpoint", metavar="CHECKPOINT", help="plain weights, such as models/lipschitz.pt")
+    lipschitz.add_argument("--json", action="store_true", help="print the bound as one JSON document")
+    lipschitz.set_defaults(command=_lipschitz)
     for command in (certify, evaluate, attack, plan):
         command.add_argument("--device", help="torch device (default: a GPU if there is one)")
         command.add_argument("--test", choices=("joint", "split"), default="joint", help="test of one pixel")

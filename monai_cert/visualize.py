@@ -83,6 +83,8 @@ def certificate_figure(
     radii.set_title("certified radius", fontsize=11)
     tau = f"tau {certificate.tau:g}" if certificate.radii is None else "radius map"
     settings = f"sigma {certificate.sigma:g}, {tau}, alpha {certificate.alpha:g}, n {certificate.n}"
+    if certificate.kind == "deterministic":
+        settings = f"Lipschitz constant {certificate.lipschitz_constant:.4g}, one pass"
     figure.suptitle(f"{title}   ({settings})", fontsize=12, fontweight="bold")
     figure.supxlabel("\n".join(textwrap.wrap(certificate.statement, 175)), fontsize=9)
     return figure
