@@ -211,17 +211,18 @@ def figures(votes: Votes, joint: bool) -> dict[str, float]:
 
 
 def found(folder: Path) -> Iterator[tuple[str, str, float, list[Votes]]]:
-    """Data set, method, sigma and the votes there are, of one network each."""
+    """Data set, method, sigma and votes, of one network each: of the images that all runs on a set have."""
     for dataset in BUNDLES:
-        for method in METHODS:
-            for sigma in SIGMAS:
-                drawn = [Votes.load(file) for file in sorted(place(folder, dataset, method, sigma).glob("[!.]*.npz"))]
-                if len({votes.weights for votes in drawn}) > 1:
-                    raise SystemExit(
-                        f"{place(folder, dataset, method, sigma)} has votes of several networks; draw again"
-                    )
-                if drawn:
-                    yield dataset, method, sigma, drawn
+        runs = [
+            (method, sigma) for method in METHODS for sigma in SIGMAS if place(folder, dataset, method, sigma).is_dir()
+        ]
+        files = [{file.name for file in place(folder, dataset, *run).glob("[!.]*.npz")} for run in runs]
+        common = sorted(set.intersection(*files)) if files else []
+        for method, sigma in runs if common else []:
+            drawn = [Votes.load(place(folder, dataset, method, sigma) / name) for name in common]
+            if len({votes.weights for votes in drawn}) > 1:
+                raise SystemExit(f"{place(folder, dataset, method, sigma)} has votes of several networks; draw again")
+            yield dataset, method, sigma, drawn
 
 
 def interval(values: np.ndarray) -> str:
