@@ -277,7 +277,7 @@ def test_two_inputs_of_one_name_are_refused(
 
 
 def test_control_c_keeps_finished_results(tiny: Path, tmp_path: Path) -> None:
-    for number in range(40):
+    for number in range(120):
         pixels = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
         io.imsave(tmp_path / f"{number:02}.png", pixels, check_contrast=False)
     command = [sys.executable, "-m", "monai_cert", "certify", str(tmp_path), "--bundle", str(tiny), "--n", str(N)]

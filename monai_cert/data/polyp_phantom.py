@@ -309,7 +309,7 @@ def polyp_phantom(size: int = 256, seed: int = 0) -> tuple[npt.NDArray[np.float3
         >>> image, label = polyp_phantom(size=64, seed=0)
         >>> image.shape, label.shape
         ((3, 64, 64), (64, 64))
-        >>> image[:, 0, 0].max() < 0.1  # outside the octagon that the endoscope shows
+        >>> bool(image[:, 0, 0].max() < 0.1)  # outside the octagon that the endoscope shows
         True
     """
     factor = enlargement(size)
