@@ -286,7 +286,7 @@ def _diameter(mask: Mask, steps: Sequence[float]) -> float:
     ends = [np.column_stack([places, edge]) for edge in (first, last)]
     shifts = np.array(np.meshgrid(*[[0, 1]] * (mask.ndim - 1))).reshape(mask.ndim - 1, -1).T
     corners = np.concatenate([end + np.append(shift, 0) for end in ends for shift in shifts])
-    points = np.unique(corners, axis=0) * np.asarray(steps)
+    points = corners * np.asarray(steps)
     if len(points) > 3**mask.ndim:
         points = points[_hull(points)]
     return float(pdist(points).max())
