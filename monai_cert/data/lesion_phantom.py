@@ -55,7 +55,7 @@ class _Lesion:
     def draw(cls, rng: np.random.Generator) -> _Lesion:
         lobes = np.arange(2, 10)
         waves = rng.normal(0, 0.13, (2, len(lobes))) / lobes**0.8
-        light = rng.uniform(0.84, 0.98) * rng.uniform((1, 0.95, 0.9), (1, 1, 1))
+        light = rng.uniform(0.8, 0.94) * rng.uniform((1, 0.95, 0.9), (1, 1, 1))
         return cls(
             melanin=0.03 + 0.12 * rng.beta(1.2, 2.5),
             blood=rng.uniform(0.08, 0.32),
