@@ -5,21 +5,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.inferers import Inferer
 from monai.metrics import compute_dice
-from torch import nn
 
 from monai_cert.bundle import CertifiedBundle
 from monai_cert.certificate import Certificate
 from monai_cert.errors import USER_ERRORS, explain
 from monai_cert.hierarchy import Hierarchy
-from monai_cert.inferers.certification import Sample
+from monai_cert.inferers.certification import Sample, networks_within
 from monai_cert.inferers.recording import MeasurementRecorder
 from monai_cert.inferers.voting import VoteCounter
 from monai_cert.measurements import Measurement
@@ -249,24 +247,12 @@ def _identity(bundle: CertifiedBundle, settings: dict[str, Any]) -> dict[str, An
     same = {name: value for name, value in settings.items() if name not in _MAY_DIFFER}
     identity = same | {
         "device": str(settings["device"]).partition(":")[0],
-        "weights_sha256": weights_sha256(_networks(bundle)),
+        "weights_sha256": weights_sha256([bundle.network, *networks_within(bundle.inferer)]),
         "configuration_sha256": bundle.configuration_sha256,
         **{f"{package} version": version for package, version in package_versions().items()},
     }
     jsonable: dict[str, Any] = json.loads(json.dumps(identity))
     return jsonable
-
-
-def _networks(bundle: CertifiedBundle) -> Iterator[nn.Module]:
-    """The segmenter, and the networks that its inferers hold."""
-    yield bundle.network
-    inferers: list[Inferer] = [bundle.inferer]
-    for inferer in inferers:
-        for value in vars(inferer).values():
-            if isinstance(value, nn.Module):
-                yield value
-            elif isinstance(value, Inferer):
-                inferers.append(value)
 
 
 def _comparisons(bundle: CertifiedBundle, truth: torch.Tensor) -> list[Measurement]:

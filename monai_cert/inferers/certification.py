@@ -30,7 +30,7 @@ from monai_cert.statistics.binomial import VoteTest, joint, min_samples
 from monai_cert.statistics.multiplicity import Correction, holm
 from monai_cert.statistics.radius_map import LEAST_TAU, RadiusMap
 
-__all__ = ["CertificationInferer", "Sample"]
+__all__ = ["CertificationInferer", "Sample", "networks_within"]
 
 Hypotheses = Callable[[torch.Tensor], npt.NDArray[np.bool_]]
 
@@ -195,7 +195,7 @@ class CertificationInferer(Inferer):
         """Draw the votes of a batch without deciding yet. Arguments and errors as in `__call__`."""
         images = _plain(inputs)
         self._check(images, network)
-        modules = [m for m in (network, *_modules(self.inferer)) if isinstance(m, nn.Module)]
+        modules = [m for m in (network, *networks_within(self.inferer)) if isinstance(m, nn.Module)]
         weights = weights_sha256(modules) if isinstance(network, nn.Module) else None
         callee = _compiled(network) if self.compile else network
         return [self._sample_one(image, callee, weights, args, kwargs) for image in images]
@@ -291,7 +291,7 @@ class CertificationInferer(Inferer):
         return self._sizers.setdefault(place, BatchSizer(self.batch_size, image.device.type))
 
     def _check(self, images: torch.Tensor, network: Any) -> None:
-        for module in (network, *_modules(self.inferer)):
+        for module in (network, *networks_within(self.inferer)):
             if isinstance(module, nn.Module) and any(part.training for part in module.modules()):
                 raise ValueError(f"{type(module).__name__} is in training mode; call its eval() first")
         if images.ndim < 3:
@@ -349,10 +349,10 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _modules(inferer: Inferer) -> Iterator[nn.Module]:
+def networks_within(inferer: Inferer) -> Iterator[nn.Module]:
     """Networks that an inferer carries within, in itself or in inferers inside it."""
     for value in vars(inferer).values():
         if isinstance(value, nn.Module):
             yield value
         elif isinstance(value, Inferer):
-            yield from _modules(value)
+            yield from networks_within(value)
