@@ -25,10 +25,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from monai.metrics import CumulativeIterationMetric, do_metric_reduction
 from monai.utils import MetricReduction
 
 from monai_cert.certificate import ABSTAIN
+from monai_cert.metrics.reduced import ReducedMetric
 
 __all__ = [
     "CertifiedDiceMetric",
@@ -105,7 +105,7 @@ def worst_case_iou(
     return o.both / (present + o.abstain_outside)
 
 
-class _OverlapMetric(CumulativeIterationMetric):
+class _OverlapMetric(ReducedMetric):
     """MONAI metric over one of the functions above.
 
     Args:
@@ -121,16 +121,8 @@ class _OverlapMetric(CumulativeIterationMetric):
         include_background: bool = False,
         reduction: MetricReduction | str = MetricReduction.MEAN,
     ) -> None:
-        super().__init__()
+        super().__init__(include_background, reduction)
         self.num_classes = num_classes
-        self.include_background = include_background
-        self.reduction = reduction
-
-    def aggregate(self, reduction: MetricReduction | str | None = None) -> torch.Tensor:
-        """Reduce what was gathered since the last ``reset``."""
-        figure, _ = do_metric_reduction(self.get_buffer(), reduction or self.reduction)
-        result: torch.Tensor = figure
-        return result
 
 
 class CertifiedDiceMetric(_OverlapMetric):

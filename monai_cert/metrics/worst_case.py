@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.metrics import CumulativeIterationMetric, do_metric_reduction
 from monai.utils import MetricReduction
 
 from monai_cert.margins import (
@@ -28,6 +27,7 @@ from monai_cert.margins import (
     pixel_stability,
     radius_of,
 )
+from monai_cert.metrics.reduced import ReducedMetric
 
 __all__ = [
     "CertifiedRobustPixelAccuracy",
@@ -171,7 +171,7 @@ def smallest_attack(
     return torch.tensor([radius_of(cost, lipschitz_constant, rounding) for cost in costs], dtype=torch.float64)
 
 
-class _AttackMetric(CumulativeIterationMetric):
+class _AttackMetric(ReducedMetric):
     """MONAI metric over one of the functions above: call with (y_pred, y), logits and label map.
 
     Args:
@@ -191,19 +191,11 @@ class _AttackMetric(CumulativeIterationMetric):
         include_background: bool = False,
         reduction: MetricReduction | str = MetricReduction.MEAN,
     ) -> None:
-        super().__init__()
+        super().__init__(include_background, reduction)
         budget_of(eps, lipschitz_constant, rounding)
         self.eps = eps
         self.lipschitz_constant = lipschitz_constant
         self.rounding = rounding
-        self.include_background = include_background
-        self.reduction = reduction
-
-    def aggregate(self, reduction: MetricReduction | str | None = None) -> torch.Tensor:
-        """Reduce what was gathered since the last ``reset``."""
-        figure, _ = do_metric_reduction(self.get_buffer(), reduction or self.reduction)
-        result: torch.Tensor = figure
-        return result
 
 
 class WorstCaseDice(_AttackMetric):
