@@ -72,6 +72,7 @@ from monai_cert.statistics.percentile import (
 from monai_cert.statistics.radius_map import RadiusMap, radius_map
 from monai_cert.transforms.array import AddSmoothingNoise, CertificateMaps, DenoiseImage, RandNoiseAndDenoise
 from monai_cert.transforms.dictionary import AddSmoothingNoised, CertificateMapsd, DenoiseImaged, RandNoiseAndDenoised
+from monai_cert.transforms.resize import ReproducibleResize, ReproducibleResized
 
 __version__ = metadata.version("monai_cert")
 
@@ -119,6 +120,8 @@ __all__ = [
     "RadiusMap",
     "RandNoiseAndDenoise",
     "RandNoiseAndDenoised",
+    "ReproducibleResize",
+    "ReproducibleResized",
     "RequireMaskFitsd",
     "SequentialCertification",
     "ShareCertificate",
