@@ -166,10 +166,9 @@ def _evaluate(args: argparse.Namespace) -> int:
         raise UsageError(explain(error)) from error
     args.device = processes.device(args.device)
     bundle, settings = _bundle(args)
-    if "lipschitz_constant" in settings:
-        raise UsageError("evaluate takes certificates of smoothing; benchmarks/lipschitz.py is for Lipschitz networks")
     settings |= {"dataset": args.dataset, "split": args.split, "limit": args.limit, "partial": args.partial}
-    settings |= {"denoise": not args.no_denoise}
+    if "lipschitz_constant" not in settings:
+        settings |= {"denoise": not args.no_denoise}
     output = _output_folder(args.output)
     if left_out and processes.leads:
         _say(f"{left_out} images of {args.dataset}/{args.split} are not in the folder and are left out")
@@ -380,7 +379,7 @@ def _lipschitz_settings(args: argparse.Namespace, bundle: Any) -> dict[str, Any]
     """The settings of a run without noise; refuses what only noise has."""
     smoothing = {
         **dict.fromkeys(("sigma", "tau", "alpha", "n", "seed", "mask", "autocast", "measure")),
-        **dict.fromkeys(("sequential", "randomized", "compile", "radius_map", "share_draws"), False),
+        **dict.fromkeys(("sequential", "randomized", "compile", "radius_map", "share_draws", "no_denoise"), False),
         "test": "joint",
         "correction": "holm",
         "k": 1,

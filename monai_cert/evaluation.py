@@ -17,7 +17,8 @@ from monai_cert.bundle import CertifiedBundle
 from monai_cert.certificate import Certificate
 from monai_cert.errors import USER_ERRORS, explain
 from monai_cert.hierarchy import Hierarchy
-from monai_cert.inferers.certification import Sample, networks_within
+from monai_cert.inferers.certification import CertificationInferer, Sample, networks_within
+from monai_cert.inferers.lipschitz import LipschitzSample
 from monai_cert.inferers.recording import MeasurementRecorder
 from monai_cert.inferers.voting import VoteCounter
 from monai_cert.measurements import Measurement
@@ -25,6 +26,7 @@ from monai_cert.metrics.abstention import certified_accuracy
 from monai_cert.metrics.dice import certified_dice, worst_case_dice
 from monai_cert.metrics.information import certified_information_gain
 from monai_cert.metrics.whole_mask import whole_mask_measurements
+from monai_cert.metrics.worst_case import dice_under_attack
 from monai_cert.processes import Processes
 from monai_cert.provenance import hardware, package_versions, weights_sha256
 from monai_cert.result_rows import OtherRunError, ResultRows, Row, differences, input_digests, now
@@ -48,14 +50,15 @@ def evaluate_image(bundle: CertifiedBundle, item: dict[str, Any]) -> dict[str, A
         JSON values. ``figures``, where None stands for NaN: Dice means over the foreground classes of the image (NaN
         classes left out) of the plain network on the clean image, of the majority vote, and of the certificate;
         ``seconds`` of certification; certified accuracy, and certified information gain, which is the same without a
-        hierarchy; all draws; `certified_median_dice`. Also the ``seed`` and ``batch_size`` of the draws, and the
-        ``hardware``.
+        hierarchy; all draws; `certified_median_dice`; `dice_under_attack` within the radius, which takes a Lipschitz
+        network. Also the ``seed`` and ``batch_size`` of the draws, and the ``hardware``.
     """
     data = bundle.parser.get_parsed_content("labeled_preprocessing")(item)
     device = next(bundle.network.parameters()).device
     image, truth = data["image"].as_tensor()[None].to(device), data["label"].as_tensor()[None].long()
-    compared = _comparisons(bundle, truth)
-    bundle.inferer.recorders = (lambda image: MeasurementRecorder(compared),) if compared else ()
+    if isinstance(bundle.inferer, CertificationInferer):
+        compared = _comparisons(bundle, truth)
+        bundle.inferer.recorders = (lambda image: MeasurementRecorder(compared),) if compared else ()
     started = time.perf_counter()
     sample = bundle.inferer.sample(image, bundle.network)[0]
     certificate = bundle.inferer.decide(sample)
@@ -76,6 +79,7 @@ def evaluate_image(bundle: CertifiedBundle, item: dict[str, Any]) -> dict[str, A
         "certified_information_gain": _mean(certified_information_gain(nodes, truth, hierarchy)),
         "draws": certificate.draws,
         "certified_median_dice": certified_median_dice(sample, certificate),
+        "dice_under_attack": _dice_under_attack(sample, certificate, truth),
     }
     return {
         "figures": {name: None if np.isnan(value) else value for name, value in figures.items()},
@@ -104,6 +108,14 @@ def certified_median_dice(sample: Sample, certificate: Certificate) -> float:
     looks = max(1, len(certificate.looks))
     found = recorder.certify(certificate.sigma, certificate.alpha, [certificate.radius], looks=looks)
     return float(found.lower.mean())
+
+
+def _dice_under_attack(sample: Sample | LipschitzSample, certificate: Certificate, truth: torch.Tensor) -> float:
+    """Least Dice of the network itself within the certificate's radius, one budget for all pixels; NaN of votes."""
+    if not isinstance(sample, LipschitzSample):
+        return np.nan
+    logits = torch.from_numpy(sample.logits)[None]
+    return _mean(dice_under_attack(logits, truth, certificate.radius, sample.constant, sample.rounding))
 
 
 def evaluate_dataset(

@@ -31,6 +31,7 @@ FIGURES = (
     "certified_information_gain",
     "draws",
     "certified_median_dice",
+    "dice_under_attack",
 )
 
 

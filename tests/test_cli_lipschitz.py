@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -12,8 +13,11 @@ import tifffile
 import torch
 from skimage import io
 
+from monai_cert.bundle import load_bundle
 from monai_cert.certificate import Certificate, classes_from_disk
 from monai_cert.cli import main
+from monai_cert.data.public_sets import public_datalist
+from monai_cert.margins import budget, pixel_dice
 from monai_cert.networks.segmenter import LipschitzSegmenter
 from tiny import SIDE, make_tiny_bundle, make_tiny_set
 
@@ -81,13 +85,42 @@ def test_attack_is_refused(bundle: Path, picture: Path, tmp_path: Path, capsys: 
     assert "has no votes to judge" in capsys.readouterr().err
 
 
-def test_evaluate_is_refused(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def evaluate(bundle: Path, data_root: Path, output: Path, *arguments: str) -> int:
+    options = ["--dataset", "montgomery", "--data-root", data_root, "--output", output]
+    return main(["evaluate", *map(str, [*options, "--bundle", bundle, "--config", CONFIG]), *arguments])
+
+
+def test_evaluate_tells_the_worst_case_of_one_budget_and_goes_on(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_tiny_set(tmp_path, 3)
+    assert evaluate(bundle, tmp_path, tmp_path / "results", "--limit", "2") == 0
+    assert evaluate(bundle, tmp_path, tmp_path / "results", "--json") == 0
+    captured = capsys.readouterr()
+    assert "2 of 3 images are done already" in captured.err
+    results = json.loads(captured.out)
+    means = results["means"]
+    assert results["settings"]["lipschitz_constant"] > 0
+    assert means["clean_dice"] == means["smoothed_dice"]
+    assert means["worst_case_dice"] <= means["dice_under_attack"] < means["clean_dice"]
+    assert (means["draws"], means["certified_median_dice"]) == (1, None)
+    loaded = load_bundle(bundle, configs=[CONFIG], device="cpu")
+    with (tmp_path / "results" / "results.csv").open() as file:
+        told = {row["id"]: float(row["dice_under_attack"]) for row in csv.DictReader(file)}
+    for item in public_datalist("montgomery", tmp_path, tmp_path / "splits.csv", "test"):
+        data = loaded.parser.get_parsed_content("labeled_preprocessing")(item)
+        sample = loaded.inferer.sample(data["image"][None], loaded.network)[0]
+        spent = budget(sample.constant, 0.001, sample.rounding)
+        worst = pixel_dice(sample.logits, data["label"][0].numpy().astype(int), 1).worst(spent)
+        assert told[item["id"]] == pytest.approx(worst, abs=1e-9)
+
+
+def test_evaluate_refuses_what_only_smoothing_has(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     make_tiny_set(tmp_path, 1)
-    output = tmp_path / "results"
-    arguments = ["evaluate", "--dataset", "montgomery", "--data-root", tmp_path, "--output", output]
-    assert main([str(a) for a in [*arguments, "--bundle", bundle, "--config", CONFIG]]) == 2
-    assert "evaluate takes certificates of smoothing" in capsys.readouterr().err
-    assert not output.exists()
+    assert evaluate(bundle, tmp_path, tmp_path / "results", "--no-denoise") == 2
+    assert "--no-denoise goes with smoothing" in capsys.readouterr().err
 
 
 def test_lipschitz_prints_the_bound_layer_by_layer(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

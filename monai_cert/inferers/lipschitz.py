@@ -35,6 +35,7 @@ class LipschitzSample(NamedTuple):
         reach: l2 size of a change that turns the image all black or white; no larger radius is claimed.
         constant: Lipschitz constant of the network that gave them.
         provenance: how they were computed.
+        recorded: nothing; there are no draws to record.
     """
 
     logits: npt.NDArray[np.floating[Any]]
@@ -43,6 +44,7 @@ class LipschitzSample(NamedTuple):
     reach: float
     constant: float
     provenance: Provenance
+    recorded: tuple[()] = ()
 
 
 class LipschitzCertificationInferer(Inferer):
