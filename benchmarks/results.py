@@ -9,7 +9,7 @@
 | ours | fine-tuned on denoised images, for every sigma | timestep of 2 sigma | joint, 110 draws |
 
 tau = .75, alpha = .001, Holm, seed 0. ``run`` draws the votes of one image after another, round by round over the data
-sets, and keeps each image's in a file of its own, written whole or not at all: it may be stopped at any moment, and
+sets, each of them in a random order (seed 0), and keeps each image's in a file of its own, written whole or not at all: it may be stopped at any moment, and
 continues; ``--part 0/2`` and ``--part 1/2`` share it out to two processes. ``tables`` and ``curves`` decide on what is
 there.
 
@@ -166,6 +166,8 @@ def run(args: argparse.Namespace) -> None:
     part, parts = (int(number) for number in args.part.split("/"))
     lists = [mc.public_datalist(name, root, args.splits or root / "splits.csv", "test") for name in args.datasets]
     rounds = max(len(items) for items in lists) if args.limit is None else args.limit
+    # In an order of chance, since neighbors in a list may be frames of one sequence: what stands at any time is a sample.
+    lists = [[items[k] for k in np.random.default_rng(SEED).permutation(len(items))] for items in lists]
     items = [items[number] for number in range(rounds) for items in lists if number < len(items)][part::parts]
     for item in items:
         for sigma in args.sigmas:
@@ -317,7 +319,7 @@ def main() -> None:
     drawing.add_argument("--datasets", nargs="+", choices=tuple(BUNDLES), default=tuple(BUNDLES))
     drawing.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     drawing.add_argument("--sigmas", nargs="+", type=float, default=SIGMAS)
-    drawing.add_argument("--limit", type=int, help="the first N images of each set only")
+    drawing.add_argument("--limit", type=int, help="N images of each set only, drawn at random")
     drawing.add_argument("--part", default="0/1", metavar="K/N", help="share K, from 0, of N")
     drawing.set_defaults(command=run)
     showing = commands.add_parser("tables", help="print the tables")

@@ -12,8 +12,9 @@ import SimpleITK as sitk
 import tifffile
 from skimage import io
 
+from monai_cert.arguments import MEASURED
 from monai_cert.certificate import Certificate, classes_from_disk
-from monai_cert.cli import _MEASURED, main
+from monai_cert.cli import main
 from monai_cert.measurements import MEASUREMENTS
 from monai_cert.metrics.whole_mask import WHOLE_MASK
 from tiny import SIDE, N
@@ -113,4 +114,4 @@ def test_wrong_use_is_told_before_anything_is_drawn(
 
 
 def test_the_names_are_those_of_the_library() -> None:
-    assert {*_MEASURED} == {*MEASUREMENTS, *WHOLE_MASK, "cardiothoracic-ratio"}
+    assert {*MEASURED} == {*MEASUREMENTS, *WHOLE_MASK, "cardiothoracic-ratio"}

@@ -21,7 +21,7 @@ LAYERS = [
     ("bundle", "result_rows"),
     ("summary",),
     ("certify_files", "evaluation", "planning"),
-    ("attack_files",),
+    ("arguments", "attack_files"),
     ("cli",),
 ]
 SAME_LAYER_ALLOWED = {
