@@ -9,9 +9,9 @@
 | ours | fine-tuned on denoised images, for every sigma | timestep of 2 sigma | joint, 110 draws |
 
 tau = .75, alpha = .001, Holm, seed 0. ``run`` draws the votes of one image after another, round by round over the data
-sets, each of them in a random order (seed 0), and keeps each image's in a file of its own, written whole or not at all: it may be stopped at any moment, and
-continues; ``--part 0/2`` and ``--part 1/2`` share it out to two processes. ``tables`` and ``curves`` decide on what is
-there.
+sets, each in a random order of its own (seed 0), and keeps each image's in a file, written whole or not at all: it may
+be stopped at any moment, and continues; ``--part 0/2`` and ``--part 1/2`` share it out to two processes. ``tables`` and
+``curves`` decide on what is there.
 
 The weights of `plain` and `noise` are no part of the bundles: WEIGHTS/BUNDLE/plain.pt is what ``train.json`` makes, and
 WEIGHTS/BUNDLE/noise_SIGMA.pt what ``train_noise.json`` makes of it (see the bundles' cards).
@@ -166,7 +166,7 @@ def run(args: argparse.Namespace) -> None:
     part, parts = (int(number) for number in args.part.split("/"))
     lists = [mc.public_datalist(name, root, args.splits or root / "splits.csv", "test") for name in args.datasets]
     rounds = max(len(items) for items in lists) if args.limit is None else args.limit
-    # In an order of chance, since neighbors in a list may be frames of one sequence: what stands at any time is a sample.
+    # Neighbors in a list may be frames of one sequence; in a random order, what stands at any time is a fair sample.
     lists = [[items[k] for k in np.random.default_rng(SEED).permutation(len(items))] for items in lists]
     items = [items[number] for number in range(rounds) for items in lists if number < len(items)][part::parts]
     for item in items:
