@@ -12,7 +12,6 @@ import numpy.typing as npt
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer, SimpleInferer
-from monai.utils import convert_to_dst_type
 from torch import nn
 from tqdm import tqdm
 
@@ -21,6 +20,7 @@ from monai_cert.certificate import Certificate, Provenance, certify_evidence
 from monai_cert.evidence import Evidence, weigh
 from monai_cert.hierarchy import Hierarchy
 from monai_cert.inferers.batching import BatchSizer, RecordedPasses
+from monai_cert.inferers.certifying import CertifyingInferer
 from monai_cert.inferers.sharing import ALONE, process_group
 from monai_cert.inferers.voting import Accumulator, VoteCounter, draw
 from monai_cert.noise import GaussianNoise, draw_seeds, image_key, pixel_uniforms
@@ -55,7 +55,7 @@ class Sample(NamedTuple):
     recorded: tuple[Accumulator, ...] = ()
 
 
-class CertificationInferer(Inferer):
+class CertificationInferer(CertifyingInferer[Sample]):
     """Certifies the segmentation of every image of a batch by randomized smoothing.
 
     What is claimed, and why it holds, stands at `monai_cert.certify`. The function being smoothed is everything between
@@ -158,41 +158,13 @@ class CertificationInferer(Inferer):
         self.share_draws = share_draws
         self._sizers: dict[tuple[str, torch.Size, int | None], BatchSizer] = {}
 
-    def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Certify a batch.
-
-        Args:
-            inputs: (B, C, *spatial) images within the bounds, tensor or MetaTensor.
-            network: the network, in evaluation mode.
-            args: further arguments of the network.
-            kwargs: further keyword arguments of the network.
-
-        Returns:
-            (B, 2, *spatial) float32 of the type of the inputs, metadata kept: channel 0 the certified class (ABSTAIN is
-            -1), channel 1 the certified l2 radius (0 where it abstains), rounded toward zero. With a hierarchy
-            (B, 3, *spatial): channel 2 the finest certified node.
+    def sample(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> list[Sample]:
+        """Draw the votes of a batch without deciding yet. Arguments as in `__call__`.
 
         Raises:
             ValueError: if an input is not finite or outside the bounds, n draws cannot certify a single pixel, or a
                 network is in training mode.
         """
-        certificates = self.certify(inputs, network, *args, **kwargs)
-        maps = np.stack([_maps(certificate) for certificate in certificates])
-        out: torch.Tensor = convert_to_dst_type(torch.from_numpy(maps), inputs, dtype=torch.float32)[0]
-        if isinstance(out, MetaTensor):
-            out.meta["certificate"] = [certificate.to_json() for certificate in certificates]
-        return out
-
-    def certify(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> list[Certificate]:
-        """Certify a batch; one whole claim an image. Arguments and errors as in `__call__`."""
-        return [self.decide(sample) for sample in self.sample(inputs, network, *args, **kwargs)]
-
-    def votes(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """(B, classes, *spatial) counts of the n tested draws. Arguments and errors as in `__call__`."""
-        return torch.stack([sample.votes for sample in self.sample(inputs, network, *args, **kwargs)])
-
-    def sample(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> list[Sample]:
-        """Draw the votes of a batch without deciding yet. Arguments and errors as in `__call__`."""
         images = _plain(inputs)
         self._check(images, network)
         modules = [m for m in (network, *networks_within(self.inferer)) if isinstance(m, nn.Module)]
@@ -309,12 +281,6 @@ class CertificationInferer(Inferer):
                 f"n = {table.looks[-1]} draws cannot certify any of {pixels} pixels at tau = {self.tau:g}, alpha = "
                 f"{self.alpha:g}; at least n = {needed}{paid} are needed"
             )
-
-
-def _maps(certificate: Certificate) -> npt.NDArray[np.float32]:
-    """(2 or 3, *spatial): class, radius, and with a hierarchy the node."""
-    maps = [certificate.classes.astype(np.float32), certificate.radius_map]
-    return np.stack(maps if certificate.nodes is None else [*maps, certificate.nodes.astype(np.float32)])
 
 
 def _plain(inputs: torch.Tensor) -> torch.Tensor:

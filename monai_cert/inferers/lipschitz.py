@@ -12,11 +12,11 @@ import numpy.typing as npt
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer, SimpleInferer
-from monai.utils import convert_to_dst_type
 from torch import nn
 
 from monai_cert.bounds import Bounds
 from monai_cert.certificate import ABSTAIN, Certificate, Provenance
+from monai_cert.inferers.certifying import CertifyingInferer
 from monai_cert.margins import budget, pixel_classes, pixel_radii, pixel_stability
 from monai_cert.networks.constants import LipschitzBound, lipschitz_bound
 from monai_cert.noise import image_key
@@ -47,7 +47,7 @@ class LipschitzSample(NamedTuple):
     recorded: tuple[()] = ()
 
 
-class LipschitzCertificationInferer(Inferer):
+class LipschitzCertificationInferer(CertifyingInferer[LipschitzSample]):
     """Certifies the segmentation of every image of a batch from one pass of a network of known Lipschitz constant.
 
     *Claim*, without any probability: at every pixel that does not abstain, every change of the image of l2 size below
@@ -75,7 +75,7 @@ class LipschitzCertificationInferer(Inferer):
         progress: taken so that configurations of smoothing fit; one pass has no progress.
 
     Raises:
-        ValueError: for a constant, radius or type out of range; on a call, see `__call__`.
+        ValueError: for a constant, radius or type out of range; on a call, see `sample`.
 
     References:
         Massena, Friedrich, Mamalet, Serrurier 2025, Fast and Flexible Robustness Certificates for Semantic
@@ -117,40 +117,13 @@ class LipschitzCertificationInferer(Inferer):
         self._first_weights: str | None = None
         self._copy: tuple[str, nn.Module] | None = None
 
-    def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Certify a batch.
-
-        Args:
-            inputs: (B, C, *spatial) images within the bounds, tensor or MetaTensor.
-            network: the network, in evaluation mode.
-            args: further arguments of the network.
-            kwargs: further keyword arguments of the network.
-
-        Returns:
-            (B, 2, *spatial) float32 of the type of the inputs, metadata kept: channel 0 the certified class (ABSTAIN is
-            -1), channel 1 the pixel's own certified l2 radius (0 where it abstains), rounded toward zero.
+    def sample(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> list[LipschitzSample]:
+        """Run the network once without deciding yet. Arguments as in `__call__`.
 
         Raises:
             ValueError: if an input is not finite or outside the bounds, the network is in training mode, its constant
                 unknown or that of other weights, or its logits are not finite.
         """
-        certificates = self.certify(inputs, network, *args, **kwargs)
-        maps = np.stack([np.stack([c.classes.astype(np.float32), c.radius_map]) for c in certificates])
-        out: torch.Tensor = convert_to_dst_type(torch.from_numpy(maps), inputs, dtype=torch.float32)[0]
-        if isinstance(out, MetaTensor):
-            out.meta["certificate"] = [certificate.to_json() for certificate in certificates]
-        return out
-
-    def certify(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> list[Certificate]:
-        """Certify a batch; one whole claim an image. Arguments and errors as in `__call__`."""
-        return [self.decide(sample) for sample in self.sample(inputs, network, *args, **kwargs)]
-
-    def votes(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """(B, classes, *spatial) votes of the one pass. Arguments and errors as in `__call__`."""
-        return torch.stack([sample.votes for sample in self.sample(inputs, network, *args, **kwargs)])
-
-    def sample(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> list[LipschitzSample]:
-        """Run the network once without deciding yet. Arguments and errors as in `__call__`."""
         images = (inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs).detach().float()
         self._check(images, network)
         weights = weights_sha256([network]) if isinstance(network, nn.Module) else None
