@@ -38,7 +38,7 @@ def test_the_constant_is_hardly_above_one(trained: tuple[LipschitzSegmenter, Lip
     assert trained[1].constant < 1.001
 
 
-def test_thousands_of_random_pairs_stay_within_the_constant(
+def test_a_thousand_random_pairs_stay_within_the_constant(
     trained: tuple[LipschitzSegmenter, LipschitzBound],
 ) -> None:
     network, bound = trained
@@ -46,7 +46,7 @@ def test_thousands_of_random_pairs_stay_within_the_constant(
     torch.manual_seed(0)
     with torch.no_grad():
         clean = network(images)
-        for number in range(256):
+        for number in range(128):
             delta = torch.randn_like(images) * 10 ** (number % 4 - 3)
             if number % 2:
                 # Smooth changes and changes of one place stretch a network otherwise than noise does.
