@@ -117,7 +117,8 @@ class Certificate:
             ``deterministic``: one about the network itself, from its Lipschitz constant. The latter has no noise (sigma
             0), one pass (n = 1, tau = 1), no tests, and does not fail (alpha 0).
         lipschitz_constant: of a deterministic claim: that of all logits of the network, in l2.
-        rounding: of a deterministic claim: how much farther logits may move as they are computed.
+        rounding: of a deterministic claim: how much farther logits may move as they are computed; None if that is not
+            known, and taken as 0.
         stability: of a deterministic claim: the least share of all pixels that keep their class, certified or not,
             under any one change of the image of l2 size at most ``radius``.
     """
@@ -208,13 +209,15 @@ class Certificate:
         certified, radius = int((self.classes != ABSTAIN).sum()), _down_to_digits(self.radius)
         constant = _up_to_digits(self.lipschitz_constant or 0.0)
         share = _down_to_digits(100 * (self.stability or 0.0), 2)
+        rounding = "rounding apart" if self.rounding is not None else "rounding, of which no bound is known, left out"
+        computed = f" as computed in {self.provenance.dtype}" if self.provenance.dtype else ""
         return (
             "Without any noise and any chance: since no change of the image moves the logits by more than "
-            f"{constant} times its l2 size, rounding apart, for all of the {certified} certified pixels (of "
+            f"{constant} times its l2 size, {rounding}, for all of the {certified} certified pixels (of "
             f"{self.classes.size}): under every change of the image of l2 size below {radius} (pixel values from "
-            f"{self.bounds[0]:g} to {self.bounds[1]:g}) the class of the network stays the certified one, at each of "
-            f"them up to its own radius; and under any one change of at most that size {share} % of all pixels, "
-            "certified or not, keep their class."
+            f"{self.bounds[0]:g} to {self.bounds[1]:g}) the class of the network{computed} stays the certified one, at "
+            f"each of them up to its own radius; and under any one change of at most that size {share} % of all "
+            "pixels, certified or not, keep their class."
         )
 
     def to_json(self) -> str:

@@ -382,7 +382,7 @@ def _lipschitz_settings(args: argparse.Namespace, bundle: Any) -> dict[str, Any]
             option = name.replace("_", "-")
             raise UsageError(f"--{option} goes with smoothing; a Lipschitz network is certified without noise")
     return {
-        "lipschitz_constant": bundle.inferer.bound(bundle.network).constant,
+        "lipschitz_constant": bundle.inferer.constant(bundle.network),
         "radius": bundle.inferer.radius,
         "dtype": str(bundle.inferer.dtype).removeprefix("torch."),
         "device": str(next(bundle.network.parameters()).device),

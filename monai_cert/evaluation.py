@@ -115,7 +115,7 @@ def _dice_under_attack(sample: Sample | LipschitzSample, certificate: Certificat
     if not isinstance(sample, LipschitzSample):
         return np.nan
     logits = torch.from_numpy(sample.logits)[None]
-    return _mean(dice_under_attack(logits, truth, certificate.radius, sample.constant, sample.rounding))
+    return _mean(dice_under_attack(logits, truth, certificate.radius, sample.constant, sample.rounding or 0.0))
 
 
 def evaluate_dataset(

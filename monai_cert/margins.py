@@ -21,8 +21,10 @@ true positives lost, false positives made), the first b of one and the first a o
 *To make a pixel one of class k* z_k must reach the largest of the others: cost (max of the others - z_k)^2 / 2, by the
 same argument (more, if several others are near: the bound is then safe, and exact for two classes).
 
-*Rounding.* Costs and their sums are rounded down, budgets up, so that every figure errs to the pessimistic side: with u
+*Rounding.* Costs and their sums are rounded down, budgets up, so that every count errs to the pessimistic side: with u
 = 2^-53, a cost has a relative error below 4 u, and a running sum of N of them below (N + 4) u (all terms are positive).
+A figure is a quotient of such counts, rounded to the nearest float64. Costs of distances below 1e-150, whose squares
+would have no exponent, are 0; logits beyond 1e150 are refused.
 
 References:
     Massena, Friedrich, Mamalet, Serrurier 2025, Fast and Flexible Robustness Certificates for Semantic Segmentation;
@@ -43,6 +45,7 @@ import numpy.typing as npt
 __all__ = [
     "Attackable",
     "budget",
+    "check_logits",
     "flip_costs",
     "pixel_accuracy",
     "pixel_classes",
@@ -59,6 +62,7 @@ FloatArray = npt.NDArray[np.floating[Any]]
 Costs = npt.NDArray[np.float64]
 
 _UNIT = 2.0**-53
+_LEAST, _LARGEST = 1e-150, 1e150  # between them, squares are normal numbers
 
 
 def pixel_classes(logits: FloatArray) -> npt.NDArray[np.int16]:
@@ -84,23 +88,22 @@ def flip_costs(logits: FloatArray, target: int | None = None) -> Costs:
         >>> flip_costs(np.array([[2.0], [0.0], [1.0]])), flip_costs(np.array([[2.0], [0.0], [1.0]]), target=1)
         (array([0.5]), array([2.]))
     """
-    _check(logits)
+    check_logits(logits)
     z = logits.astype(np.float64)
     channels = max(2, len(z))
     if target is not None and not 0 <= target < channels:
         raise ValueError(f"the network has classes 0..{channels - 1}, got {target}")
     if len(z) == 1:
         distance, halves = np.abs(z[0]), 1.0
-        there = None if target is None else (z[0] > 0) == bool(target)
     elif target is None:
         first, second = _two_largest(z)
-        distance, halves, there = first - second, 2.0, None
+        distance, halves = first - second, 2.0
     else:
         others = np.delete(z, target, axis=0).max(axis=0)
-        distance, halves, there = np.maximum(others - z[target], 0.0), 2.0, None
-        there = pixel_classes(logits) == target
+        distance, halves = np.maximum(others - z[target], 0.0), 2.0
+    free = distance < _LEAST if target is None else (distance < _LEAST) | (pixel_classes(logits) == target)
     costs: Costs = distance * distance / halves * (1 - 8 * _UNIT)
-    return costs if there is None else np.where(there, 0.0, costs)
+    return np.where(free, 0.0, costs)
 
 
 def budget(lipschitz_constant: float, eps: float, rounding: float = 0.0) -> float:
@@ -141,7 +144,8 @@ class Attackable:
     Args:
         broken: cumulative costs of the pixels that can be broken, cheapest first, from 0 on.
         made: cumulative costs of the pixels that can be made, cheapest first, from 0 on.
-        figure: its value when b pixels are broken and a made; falls with both. NaN where it is not defined.
+        figure: its value when b pixels are broken and a made; falls with both. NaN where it is not defined, as the Dice
+            of a class that is nowhere is, until a pixel of it is made: then it is 0.
     """
 
     broken: Costs
@@ -155,16 +159,16 @@ class Attackable:
         return float(self.figure(none, none)[0])
 
     def worst(self, spent: float) -> float:
-        """The least figure that a budget allows."""
+        """The least figure that a budget allows; NaN if it is not defined whatever the budget does."""
         b = np.arange(int(np.searchsorted(self.broken, spent, side="right")))
         left = spent * (1 + 4 * _UNIT) - self.broken[b]
         a = np.searchsorted(self.made, left, side="right") - 1
         return float(self.figure(b, a).min())
 
     def least_cost(self, target: float) -> float:
-        """The least cost at which the figure can be brought to a target or below; infinite if none can."""
-        if not self.clean > target:
-            return math.nan if math.isnan(self.clean) else 0.0
+        """The least cost at which the figure can be brought to a target or below; infinite if none can do that."""
+        if self.clean <= target:
+            return 0.0
         b = np.arange(len(self.broken))
         low, high = np.zeros_like(b), np.full_like(b, len(self.made) - 1)
         reachable = self.figure(b, high) <= target
@@ -197,22 +201,20 @@ def pixel_dice(logits: FloatArray, truth: npt.NDArray[np.integer[Any]], k: int) 
     2 (T - b) / (P - b + a + G), which falls with a, and with b since T <= G.
     """
     hit, made, positive, true = _parts(logits, truth, k)
-    return Attackable(
-        _running(hit), made, lambda b, a: 2 * (hit.size - b) / _nan_if_zero(positive + true - b + a, positive + true)
-    )
+    return Attackable(_running(hit), made, lambda b, a: _ratio(2 * (hit.size - b), positive + true - b + a))
 
 
 def pixel_iou(logits: FloatArray, truth: npt.NDArray[np.integer[Any]], k: int) -> Attackable:
     """Intersection over union of class k, (T - b) / (P + G - T + a); NaN as in `pixel_dice`."""
     hit, made, positive, true = _parts(logits, truth, k)
     either = positive + true - hit.size
-    return Attackable(_running(hit), made, lambda b, a: (hit.size - b) / _nan_if_zero(either + a, either))
+    return Attackable(_running(hit), made, lambda b, a: _ratio(hit.size - b, either + a))
 
 
 def pixel_sensitivity(logits: FloatArray, truth: npt.NDArray[np.integer[Any]], k: int) -> Attackable:
     """Share of the pixels of class k that are found, 1 - FNR; NaN if there is none."""
     hit, _, _, true = _parts(logits, truth, k)
-    return Attackable(_running(hit), _NONE, lambda b, a: (hit.size - b) / _nan_if_zero(true + 0 * b, true))
+    return Attackable(_running(hit), _NONE, lambda b, a: _ratio(hit.size - b, true + 0 * b))
 
 
 def pixel_specificity(logits: FloatArray, truth: npt.NDArray[np.integer[Any]], k: int) -> Attackable:
@@ -221,7 +223,7 @@ def pixel_specificity(logits: FloatArray, truth: npt.NDArray[np.integer[Any]], k
     negatives = truth.size - true
     quiet = len(made) - 1
     # Making false positives is what breaks this figure, so that they take the first place.
-    return Attackable(made, _NONE, lambda b, a: (quiet - b) / _nan_if_zero(negatives + 0 * b, negatives))
+    return Attackable(made, _NONE, lambda b, a: _ratio(quiet - b, negatives + 0 * b))
 
 
 _NONE: Costs = np.zeros(1)
@@ -249,8 +251,10 @@ def _two_largest(z: Costs) -> tuple[Costs, Costs]:
     return first, second
 
 
-def _nan_if_zero(denominator: Any, present: int) -> Any:
-    return denominator if present else denominator * math.nan
+def _ratio(count: npt.NDArray[np.int64], of: npt.NDArray[np.int64]) -> Costs:
+    """Quotients, NaN where nothing is counted out of nothing."""
+    ratios: Costs = np.divide(count, of, out=np.full(np.broadcast(count, of).shape, np.nan), where=of > 0)
+    return ratios
 
 
 def _truth(logits: FloatArray, truth: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.integer[Any]]:
@@ -259,9 +263,9 @@ def _truth(logits: FloatArray, truth: npt.NDArray[np.integer[Any]]) -> npt.NDArr
     return truth
 
 
-def _check(logits: FloatArray) -> None:
-    # One reduction settles the usual case: a finite sum has no NaN and no infinity in it.
-    if not np.isfinite(logits.sum()) and not np.isfinite(logits).all():
+def check_logits(logits: FloatArray) -> None:
+    """Refuse, with a ValueError, logits from which nothing can be certified."""
+    if logits.size and not float(np.abs(logits).max()) <= _LARGEST:
         raise ValueError("the network gave logits that are NaN or infinite; nothing can be certified from them")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-__all__ = ["hardware", "package_versions", "weights_sha256"]
+__all__ = ["hardware", "network_sha256", "package_versions", "weights_sha256"]
 
 
 def weights_sha256(modules: Iterable[nn.Module]) -> str:
@@ -24,6 +24,19 @@ def weights_sha256(modules: Iterable[nn.Module]) -> str:
         for name, value in module.state_dict().items():
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def network_sha256(network: nn.Module) -> str:
+    """SHA-256 of a network's weights and of its layers: their names, classes, settings as printed, and hooks, in order.
+
+    Two networks of one digest compute the same, as far as their layers print all their settings, as those of torch do.
+    """
+    digest = hashlib.sha256(weights_sha256([network]).encode())
+    for name, part in network.named_modules(remove_duplicate=False):
+        kind = type(part)
+        hooks = len(part._forward_hooks) + len(part._forward_pre_hooks) + ("forward" in vars(part))
+        digest.update(f"\n{name} {kind.__module__}.{kind.__qualname__} {part.extra_repr()} {hooks}".encode())
     return digest.hexdigest()
 
 

@@ -94,14 +94,16 @@ def example(channels: int, seed: int, pixels: int) -> tuple[np.ndarray, np.ndarr
 @pytest.mark.parametrize(("channels", "pixels"), [(1, 9), (2, 9), (3, 6)])
 def test_the_worst_case_is_that_of_all_subsets(name: str, channels: int, pixels: int) -> None:
     plain, attackable = FIGURES[name]
-    for seed in range(3):
+    for seed, has_class in [(0, True), (1, True), (2, True), (3, False)]:
         logits, truth = example(channels, seed, pixels)
+        if not has_class:
+            logits, truth = (-abs(logits) if channels == 1 else logits), np.zeros_like(truth)
         found = attackable(logits, truth)
         assert found.clean == pytest.approx(plain(pixel_classes(logits), truth), nan_ok=True)
         for constant, eps in [(1.0, 0.3), (2.0, 0.5), (0.7, 2.0), (3.0, 1.0)]:
             spent = (constant * eps) ** 2
             figures = [plain(new, truth) for new, _ in reachable(logits, spent)]
-            least = math.nan if math.isnan(found.clean) else min(f for f in figures if not math.isnan(f))
+            least = min((f for f in figures if not math.isnan(f)), default=math.nan)
             assert found.worst(budget(constant, eps)) == pytest.approx(least, abs=1e-12, nan_ok=True)
 
 
@@ -115,11 +117,7 @@ def test_the_least_eps_that_reaches_a_target_is_that_of_all_subsets(name: str, c
         every = [(plain(new, truth), cost) for new, cost in reachable(logits, math.inf)]
         for target in (0.8, 0.5, 0.25, 0.0):
             costs = [cost for figure, cost in every if figure <= target]
-            cost = found.least_cost(target)
-            if math.isnan(found.clean):
-                assert math.isnan(cost)
-            else:
-                assert cost == pytest.approx(min(costs, default=math.inf), rel=1e-12, abs=1e-12)
+            assert found.least_cost(target) == pytest.approx(min(costs, default=math.inf), rel=1e-12, abs=1e-12)
 
 
 def test_stability_needs_no_truth() -> None:
@@ -129,12 +127,21 @@ def test_stability_needs_no_truth() -> None:
     assert radius_of(kept.least_cost(0.0), 2.0) == pytest.approx(math.sqrt((logits**2).sum()) / 2)
 
 
-def test_an_absent_class_is_nan() -> None:
+def test_an_absent_class_is_nan_until_an_attack_makes_a_pixel_of_it() -> None:
     logits, nothing = np.full((1, 4), -1.0), np.zeros(4, dtype=int)
-    for figure in (pixel_dice, pixel_iou, pixel_sensitivity):
-        assert math.isnan(figure(logits, nothing, 1).worst(1.0))
-    assert math.isnan(pixel_specificity(logits, nothing + 1, 1).worst(1.0))
+    for figure in (pixel_dice, pixel_iou):
+        assert math.isnan(figure(logits, nothing, 1).worst(0.99))
+        assert figure(logits, nothing, 1).worst(1.0) == 0
+    assert math.isnan(pixel_sensitivity(logits, nothing, 1).worst(100.0))
+    assert math.isnan(pixel_specificity(logits, nothing + 1, 1).worst(100.0))
     assert pixel_dice(-logits, nothing, 1).worst(0.0) == 0
+
+
+def test_numbers_whose_squares_have_no_exponent_cost_nothing_or_are_refused() -> None:
+    assert flip_costs(np.array([[1.6e-162, -1e-160, 1e-149]])).tolist()[:2] == [0, 0]
+    for large in (1e160, -1e160, math.inf, math.nan):
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            flip_costs(np.array([[0.0, large]]))
 
 
 @given(st.integers(0, 10**6), st.sampled_from([1, 2, 4]), st.floats(0.1, 10.0))

@@ -72,7 +72,8 @@ def dice_under_attack(
         include_background: count class 0 too.
 
     Returns:
-        (B, K) float64, K the counted classes; NaN for a class absent from truth and prediction.
+        (B, K) float64, K the counted classes; NaN for a class absent from truth and prediction, unless eps pays for a
+        pixel of it, which makes it 0.
 
     Raises:
         ValueError: if shapes differ, a logit is not finite, or eps, L or r are out of range.

@@ -17,8 +17,9 @@ first, if anywhere, so that N starts with ||x - mean||; its subtraction and divi
 shuffles of pixels and concatenations round nothing. `LayerBound` holds the coefficients. Two runs of the network differ
 from the exact change by E of each: the margin is the sum.
 
-This holds where convolutions are sums of products: on CPUs, in float32 and in float64. Winograd and Fourier algorithms
-and TF32, which GPUs choose for float32, are not covered.
+This holds where convolutions are sums of products in the type of their input: on CPUs, in float64, and in float32
+unless told to multiply in fewer bits (`multiplies_exactly`). Winograd and Fourier algorithms and TF32, which GPUs
+choose for float32, are not covered.
 
 References:
     Higham 2002, Accuracy and Stability of Numerical Algorithms, 2nd edition, SIAM.
@@ -27,6 +28,7 @@ References:
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -34,14 +36,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from monai_cert.networks.layers import ClassScale, MaxMin, PixelStandardization, SplitSkip
+from monai_cert.networks.layers import ClassScale, MaxMin, PixelStandardization, SizedSequential, SplitSkip
 from monai_cert.networks.spectral import absolute_norm, convolution_norm
-from monai_cert.provenance import weights_sha256
+from monai_cert.provenance import network_sha256, weights_sha256
 
-__all__ = ["LayerBound", "LipschitzBound", "lipschitz_bound"]
+__all__ = ["LayerBound", "LipschitzBound", "UnknownBoundError", "lipschitz_bound", "multiplies_exactly"]
 
 _UP = 1 + 2.0**-48  # what a handful of float64 operations may have rounded away
 _SCALAR = 1 + 2.0**-22  # what a scalar may have been rounded to float32 by, with room
+
+
+class UnknownBoundError(ValueError):
+    """A network has a layer whose Lipschitz constant is not known here."""
 
 
 @dataclass(frozen=True)
@@ -73,24 +79,26 @@ class LayerBound:
 
 @dataclass(frozen=True)
 class LipschitzBound:
-    """An upper bound of a network's Lipschitz constant, bound to the weights that it was computed for.
+    """An upper bound of a network's Lipschitz constant, bound to the layers and weights that it was computed for.
 
     Args:
         constant: L, from l2 of the image to l2 of all logits.
         layers: what it is made of.
         weights_sha256: `monai_cert.provenance.weights_sha256` of the network.
+        network_sha256: `monai_cert.provenance.network_sha256` of the network.
     """
 
     constant: float
     layers: tuple[LayerBound, ...]
     weights_sha256: str
+    network_sha256: str
 
     def check(self, network: nn.Module) -> None:
-        """Refuse, with a ValueError, a network with other weights."""
-        if weights_sha256([network]) != self.weights_sha256:
+        """Refuse, with a ValueError, a network with other weights or other layers."""
+        if network_sha256(network) != self.network_sha256:
             raise ValueError(
-                "the Lipschitz constant was computed for other weights than the network has now; compute it again "
-                "(lipschitz_bound(network))"
+                "the Lipschitz constant was computed for other weights than the network has now, or for other layers; "
+                "compute it again (lipschitz_bound(network))"
             )
 
     def rounding(self, image: torch.Tensor, eps: float, dtype: torch.dtype) -> float:
@@ -120,10 +128,12 @@ def lipschitz_bound(network: nn.Module) -> LipschitzBound:
 
     Args:
         network: an ``nn.Sequential`` of convolutions (plain, strided, transposed; zero or circular padding), pixel
-            shuffles, and the layers of `monai_cert.networks.layers`; in evaluation mode.
+            shuffles, and the layers of `monai_cert.networks.layers`; in evaluation mode. These very classes: what is
+            derived from them, parametrized or hooked may compute something else.
 
     Raises:
-        ValueError: if the network is in training mode, has a layer with no known bound, or weights that are not finite.
+        UnknownBoundError: a ValueError, if the network has a layer with no known bound.
+        ValueError: if the network is in training mode, or has weights that are not finite, or all 0.
 
     Example:
         >>> layer = nn.Conv2d(4, 4, 1, bias=False)
@@ -136,38 +146,57 @@ def lipschitz_bound(network: nn.Module) -> LipschitzBound:
     with torch.no_grad():
         layers = tuple(_bounds(network, "", 1.0))
     if any(layer.kind == PixelStandardization.__name__ for _, layer in list(_flat(layers, 0))[1:]):
-        raise ValueError("no bound is known for a PixelStandardization that is not the network's first layer")
-    return LipschitzBound(_product(layers), layers, weights_sha256([network]))
+        raise UnknownBoundError("no bound is known for a PixelStandardization that is not the network's first layer")
+    constant = _product(layers)
+    if constant == 0:
+        raise ValueError("the network has a layer whose weights are all 0: its logits are the same for every image")
+    return LipschitzBound(constant, layers, weights_sha256([network]), network_sha256(network))
+
+
+def multiplies_exactly(dtype: torch.dtype) -> bool:
+    """Whether convolutions on the CPU multiply in their own type, as the margin of rounding supposes.
+
+    float32 may have been told to multiply in bfloat16, by torch's settings or oneDNN's.
+    """
+    return dtype == torch.float64 or (
+        torch.get_float32_matmul_precision() == "highest"
+        and torch.backends.mkldnn.conv.fp32_precision in ("none", "ieee")  # type: ignore[attr-defined]  # set at run time
+        and os.environ.get("ONEDNN_DEFAULT_FPMATH_MODE", "STRICT").upper() == "STRICT"
+    )
 
 
 def _bounds(module: nn.Module, name: str, pixels: float) -> list[LayerBound]:
     """Bounds of the layers of a module, whose input has so many pixels for one pixel of the image."""
     kind = type(module).__name__
-    if isinstance(module, nn.Sequential):
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+        raise UnknownBoundError(f"no bound is known for the layer {name or 'itself'} ({kind}), which has hooks")
+    if type(module).forward in (nn.Sequential.forward, SizedSequential.forward):
         bounds: list[LayerBound] = []
-        for key, child in module.named_children():
+        # Not named_children(), which names a layer that stands twice only once.
+        for key, child in module._modules.items():
+            assert child is not None
             bounds += _bounds(child, f"{name}.{key}".lstrip("."), bounds[-1].pixels if bounds else pixels)
         return bounds
-    if isinstance(module, SplitSkip):
+    if type(module) is SplitSkip:
         inside = tuple(_bounds(module.inner, f"{name}.inner", pixels))
         return [LayerBound(name, kind, max(1.0, _product(inside)), pixels=pixels, inside=inside)]
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+    if type(module) is nn.Conv2d or type(module) is nn.ConvTranspose2d:
         return [_convolution(module, name, pixels)]
-    if isinstance(module, nn.PixelUnshuffle):
+    if type(module) is nn.PixelUnshuffle:
         return [LayerBound(name, kind, 1.0, pixels=pixels / module.downscale_factor**2)]
-    if isinstance(module, nn.PixelShuffle):
+    if type(module) is nn.PixelShuffle:
         return [LayerBound(name, kind, 1.0, pixels=pixels * module.upscale_factor**2)]
-    if isinstance(module, PixelStandardization):
+    if type(module) is PixelStandardization:
         constant = 1 / module.std * _SCALAR
         return [LayerBound(name, kind, constant, constant, 2, pixels=pixels, center=module.mean)]
-    if isinstance(module, ClassScale):
+    if type(module) is ClassScale:
         constant = module.scale * _SCALAR
         return [LayerBound(name, kind, constant, constant, 1, pixels=pixels)]
-    if isinstance(module, MaxMin | nn.Identity):
+    if type(module) is MaxMin or type(module) is nn.Identity:
         return [LayerBound(name, kind, 1.0, pixels=pixels)]
-    raise ValueError(
-        f"no bound is known for the layer {name or 'itself'} ({kind}); if you know the network's Lipschitz constant, "
-        "give it as lipschitz_constant"
+    raise UnknownBoundError(
+        f"no bound is known for the layer {name or 'itself'} ({kind}); a LipschitzSegmenter that was trained needs its "
+        "export(); if you know the network's Lipschitz constant, give it as lipschitz_constant"
     )
 
 
@@ -190,7 +219,7 @@ def _convolution(layer: nn.Conv2d | nn.ConvTranspose2d, name: str, pixels: float
         or grows
     )
     if unknown:
-        raise ValueError(
+        raise UnknownBoundError(
             f"no bound is known for the convolution {name}: it must have one group, no dilation, one stride, zero "
             "padding or, without stride, circular padding, and no larger output than its input calls for"
         )
@@ -203,13 +232,14 @@ def _convolution(layer: nn.Conv2d | nn.ConvTranspose2d, name: str, pixels: float
         gain=absolute_norm(kernel),
         terms=products + 1,
         bias=0.0 if layer.bias is None else float(layer.bias.double().norm()) * _UP,
-        pixels=pixels * stride[0] ** 2 if transposed else _share(pixels, size, stride[0]),
+        pixels=pixels * stride[0] ** 2 if transposed else _outputs(pixels, size, stride[0], padding),
     )
 
 
-def _share(pixels: float, size: tuple[int, ...], stride: int) -> float:
-    """Outputs of a strided convolution: overlapping kernels may give up to twice the share of rows and of columns."""
-    return pixels / stride**2 * (1 if max(size) <= stride or stride == 1 else 4)
+def _outputs(pixels: float, size: tuple[int, ...], stride: int, padding: tuple[int, ...]) -> float:
+    """Outputs of a convolution, floor((n + 2 p - k) / s) + 1 of n rows: at most n / s if k - 2 p >= s, else n."""
+    exact = all(k - 2 * p >= stride for k, p in zip(size, padding, strict=True))
+    return pixels / stride**2 if exact else pixels
 
 
 def _propagate(

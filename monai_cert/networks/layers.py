@@ -8,7 +8,7 @@ import math
 import torch
 from torch import nn
 
-__all__ = ["ClassScale", "MaxMin", "PixelStandardization", "SplitSkip"]
+__all__ = ["ClassScale", "MaxMin", "PixelStandardization", "SizedSequential", "SplitSkip"]
 
 
 class MaxMin(nn.Module):
@@ -22,7 +22,7 @@ class MaxMin(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Activate x (B, C, *spatial), C even."""
-        first, second = x.chunk(2, dim=1)
+        first, second = _halves(x)
         return torch.cat([torch.maximum(first, second), torch.minimum(first, second)], dim=1)
 
 
@@ -47,6 +47,10 @@ class PixelStandardization(nn.Module):
         """Standardize x (B, C, *spatial)."""
         return (x - self.mean) / self.std
 
+    def extra_repr(self) -> str:
+        """The numbers that make the layer what it is."""
+        return f"mean={self.mean!r}, std={self.std!r}"
+
 
 class ClassScale(nn.Module):
     """Multiplies all logits by one number, and every change of them too.
@@ -65,6 +69,10 @@ class ClassScale(nn.Module):
         """Scale logits x (B, C, *spatial)."""
         return x * self.scale
 
+    def extra_repr(self) -> str:
+        """The number that makes the layer what it is."""
+        return f"scale={self.scale!r}"
+
 
 class SplitSkip(nn.Module):
     """Half of the channels skips what the other half goes through: ``(a, b) -> (a, inner(b))``.
@@ -82,5 +90,38 @@ class SplitSkip(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Transform x (B, C, *spatial), C even."""
-        first, second = x.chunk(2, dim=1)
+        first, second = _halves(x)
         return torch.cat([first, self.inner(second)], dim=1)
+
+
+class SizedSequential(nn.Sequential):
+    """Layers in a row, for images whose sides are multiples of a number.
+
+    Args:
+        layers: the layers.
+        multiple: of which each side of an image must be one.
+    """
+
+    def __init__(self, *layers: nn.Module, multiple: int) -> None:
+        super().__init__(*layers)
+        self.multiple = multiple
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Pass images x (B, C, H, W) through all layers.
+
+        Raises:
+            ValueError: if a side is no multiple of `multiple`.
+        """
+        if x.ndim != 4 or any(side % self.multiple for side in x.shape[2:]):
+            raise ValueError(f"images must be (B, C, H, W) with sides of {self.multiple}, got {tuple(x.shape)}")
+        for layer in self:
+            x = layer(x)
+        return x
+
+
+def _halves(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two halves of the channels; of an odd number one would be taken twice, and count twice."""
+    if x.shape[1] % 2:
+        raise ValueError(f"the number of channels must be even, got {x.shape[1]}")
+    first, second = x.chunk(2, dim=1)
+    return first, second

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from monai_cert.networks.constants import LipschitzBound, lipschitz_bound
-from monai_cert.networks.layers import ClassScale, MaxMin, PixelStandardization, SplitSkip
+from monai_cert.networks.layers import ClassScale, MaxMin, PixelStandardization, SizedSequential, SplitSkip
 
 __all__ = ["LipschitzSegmenter", "bound_of_checkpoint", "export_lipschitz"]
 
@@ -19,7 +19,7 @@ __all__ = ["LipschitzSegmenter", "bound_of_checkpoint", "export_lipschitz"]
 _SETTINGS = "settings_of_network"
 
 
-class LipschitzSegmenter(nn.Sequential):
+class LipschitzSegmenter(SizedSequential):
     """Segments images with logits that change no more than the image does, in l2, up to the two scales given.
 
     Pixels are unshuffled, so that all work is done on a quarter of the rows and columns; each level is orthogonal
@@ -81,6 +81,7 @@ class LipschitzSegmenter(nn.Sequential):
             make.convolution(channels[0], out_channels * block, 1),
             nn.PixelShuffle(unshuffle),
             ClassScale(class_scale),
+            multiple=unshuffle * 2 ** (len(channels) - 1),
         )
         self.settings: dict[str, Any] = {
             "in_channels": in_channels,
@@ -92,23 +93,9 @@ class LipschitzSegmenter(nn.Sequential):
             "std": std,
             "class_scale": class_scale,
         }
-        self.multiple = unshuffle * 2 ** (len(channels) - 1)
         numbers = [in_channels, out_channels, len(channels), unshuffle, mean, std, class_scale, *channels, *depths]
         # A checkpoint so describes its network by itself.
         self.register_buffer(_SETTINGS, torch.tensor(numbers, dtype=torch.float64))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (B, out_channels, H, W) of images x (B, in_channels, H, W).
-
-        Raises:
-            ValueError: if a side is no multiple of `multiple`.
-        """
-        if x.ndim != 4 or any(side % self.multiple for side in x.shape[2:]):
-            raise ValueError(f"images must be (B, C, H, W) with sides of {self.multiple}, got {tuple(x.shape)}")
-        logits = x
-        for layer in self:
-            logits = layer(logits)
-        return logits
 
     def export(self) -> LipschitzSegmenter:
         """The same network as plain convolutions, in evaluation mode: nothing is orthogonalized any more, only run."""
@@ -132,6 +119,8 @@ class LipschitzSegmenter(nn.Sequential):
         """
         if _SETTINGS not in state:
             raise ValueError("this is no checkpoint of a Lipschitz network: it has no settings in it")
+        if state[_SETTINGS].dtype != torch.float64:
+            raise ValueError("the checkpoint was cast to another type, and its settings with it; save it as it was")
         values = state[_SETTINGS].tolist()
         levels = int(values[2])
         network = cls(
@@ -149,6 +138,19 @@ class LipschitzSegmenter(nn.Sequential):
         except RuntimeError as error:
             raise ValueError(f"the checkpoint does not fit its settings: {str(error).splitlines()[0]}") from error
         return network.eval()
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, *lists: list[str]
+    ) -> None:
+        """Load what belongs to this module itself, its settings: those of another network are refused."""
+        stored, own = state_dict.get(prefix + _SETTINGS), self.get_buffer(_SETTINGS)
+        if stored is not None and not (stored.shape == own.shape and torch.equal(stored.to(own), own)):
+            errors = lists[-1]
+            errors.append(
+                "the weights are those of a network with other settings; make it with LipschitzSegmenter.of_state"
+            )
+            return
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
 
 
 def export_lipschitz(network: LipschitzSegmenter, checkpoint: str | Path, output: str | Path) -> None:

@@ -23,8 +23,11 @@ With c the mean eigenvalue, an orthogonal convolution has R = 0 up to rounding, 
 *Norm of a Hermitian R.* ``||R||_2^(2^t) = ||R^(2^t)||_2 <= ||R^(2^t)||_F`` (Gram iteration, Delattre et al. 2023), an
 upper bound after any number of squarings. Power iteration would give a lower one.
 
-*Rounding.* All of it is float64 products of matrices of at most 2^13 columns: relative errors below 2^13 2^-53 2^7
-= 2^-33; the square is multiplied by 1 + 2^-30.
+*Rounding.* With u = 2^-53, t taps, and G of r rows, sums of n products: the symbol errs by at most (t + 3) u times the
+sum of the ||K_k||, which is at most sqrt(t r) ||W||, since the mean of ||W(w)||_F^2 over w is the sum of the
+||K_k||_F^2. The product that makes G errs by at most n u || |W| |W*| || <= n u r ||W||^2, those of the Gram iteration
+by less, their errors shrinking with the roots. The square is multiplied by
+1 + max(2^-30, 4 u (n r + (t + 3) sqrt(t r))).
 
 References:
     Sedghi, Gupta, Long 2019, The Singular Values of Convolutional Layers, ICLR (symbol);
@@ -89,7 +92,10 @@ def convolution_norm(kernel: torch.Tensor, stride: int = 1) -> float:
             break
     if math.isinf(best):
         raise ValueError(f"the bound is derived for kernels of at most {_GRIDS[-1] // 2} pixels, got {degree + 1}")
-    return math.sqrt(best * (1 + _SLACK))
+    small, large = sorted((kernel.shape[0], kernel.shape[1]))
+    taps = kernel.shape[2] * kernel.shape[3]
+    rounding = 4 * 2.0**-53 * (large * small + (taps + 3) * math.sqrt(taps * small))
+    return math.sqrt(best * (1 + max(_SLACK, rounding)))
 
 
 def absolute_norm(kernel: torch.Tensor) -> float:

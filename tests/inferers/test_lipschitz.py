@@ -49,7 +49,7 @@ class Blind(nn.Module):
 
 
 def threshold() -> nn.Sequential:
-    """One logit a pixel, its gray value less 1/2, doubled: every radius is known."""
+    """One logit a pixel, its gray value doubled: every radius is known."""
     return nn.Sequential(nn.Identity(), ClassScale(2.0))
 
 
@@ -147,6 +147,49 @@ def test_without_a_given_constant_edited_weights_get_a_new_bound() -> None:
     after = inferer.certify(images(1), net)[0]
     assert after.lipschitz_constant == pytest.approx(4 * before.lipschitz_constant)
     assert after.provenance.weights_sha256 != before.provenance.weights_sha256
+
+
+def test_another_network_of_the_same_weights_gets_a_bound_and_a_pass_of_its_own() -> None:
+    inferer, x = Inferer(radius=0.0), torch.rand(1, 1, 4, 4)
+    for scale in (2.0, 10.0):
+        net = nn.Sequential(nn.Conv2d(1, 1, 1), ClassScale(scale)).eval()
+        nn.init.ones_(net[0].weight)
+        nn.init.constant_(net[0].bias, -0.5)
+        sample = inferer.sample(x, net)[0]
+        assert sample.constant == pytest.approx(scale, rel=1e-5)
+        np.testing.assert_allclose(sample.logits, scale * (x[0].numpy() - 0.5), atol=1e-6)
+
+
+def test_without_a_bound_of_rounding_the_record_and_the_statement_say_so() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect")).eval()
+    certificate = Inferer(10.0).certify(images(1), net)[0]
+    assert certificate.rounding is None
+    assert "rounding, of which no bound is known, left out" in certificate.statement
+    with pytest.raises(ValueError, match=r"use torch\.float64"):
+        Inferer(10.0, dtype=torch.float32).certify(images(1), net)
+
+
+def test_images_and_weights_in_float64_are_not_rounded() -> None:
+    x = images(1).double() * (1 + 1e-12)
+    sample = Inferer().sample(x, network().double())[0]
+    with torch.no_grad():
+        np.testing.assert_array_equal(sample.logits, network().double()(x)[0].numpy())
+    for image, net in ((x, network()), (images(1), network().double())):
+        with pytest.raises(ValueError, match="float32 would change"):
+            Inferer(dtype=torch.float32).sample(image, net)
+
+
+def test_a_radius_that_float32_rounds_down_is_not_certified_by_it() -> None:
+    # In float32 the pixel's own radius is the number below .7, of which numpy says that it is at least .7.
+    x = torch.tensor([[[[0.699999995]]]], dtype=torch.float64)
+    assert (Inferer(2.0, radius=0.7)(x, threshold().eval())[0, 0] == ABSTAIN).all()
+
+
+def test_products_of_lower_precision_are_refused_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
+    Inferer().certify(images(1), network())
+    with pytest.raises(ValueError, match="products of lower precision"):
+        Inferer(dtype=torch.float32).certify(images(1), network())
 
 
 def test_an_unknown_constant_is_refused_with_how_to_give_it() -> None:

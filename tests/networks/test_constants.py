@@ -143,9 +143,81 @@ def test_weights_edited_after_the_bound_are_noticed() -> None:
         bound.check(network)
 
 
+class Residual(nn.Sequential):
+    """Layers in a row, and around them: of twice the constant of the row."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + super().forward(x)
+
+
+def hooked() -> nn.Module:
+    """A layer that computes something else than its class says."""
+    layer = ClassScale(1.0)
+    layer.register_forward_hook(lambda module, inputs, output: 5 * output)
+    return layer
+
+
+def test_a_layer_that_stands_twice_counts_twice() -> None:
+    layer = ClassScale(3.0)
+    assert lipschitz_bound(nn.Sequential(layer, layer).eval()).constant == pytest.approx(9, rel=1e-6)
+
+
+def test_a_bound_is_that_of_the_layers_too() -> None:
+    network = plain()
+    bound = lipschitz_bound(network)
+    network[-1].scale = 100.0
+    with pytest.raises(ValueError, match="or for other layers"):
+        bound.check(network)
+    network[-1].scale = 1.0
+    bound.check(network)
+    network.append(ClassScale(50.0).eval())
+    with pytest.raises(ValueError, match="or for other layers"):
+        bound.check(network)
+    with pytest.raises(ValueError, match="or for other layers"):
+        bound.check(plain(class_scale=10.0))
+    hooked_network = plain()
+    hooked_network[-1].register_forward_hook(lambda module, inputs, output: 5 * output)
+    with pytest.raises(ValueError, match="or for other layers"):
+        bound.check(hooked_network)
+
+
+def test_weights_of_a_network_with_other_settings_are_refused() -> None:
+    network = plain()
+    with pytest.raises(RuntimeError, match="other settings"):
+        network.load_state_dict(plain(class_scale=10.0).state_dict())
+    assert LipschitzSegmenter.of_state(network.state_dict()).settings["class_scale"] == 1.0
+    with pytest.raises(ValueError, match="cast to another type"):
+        LipschitzSegmenter.of_state(plain(mean=0.485).half().state_dict())
+
+
+def test_an_odd_number_of_channels_has_no_halves() -> None:
+    for layer in (MaxMin(), SplitSkip(nn.Identity())):
+        with pytest.raises(ValueError, match="must be even"):
+            layer(torch.rand(1, 3, 4, 4))
+
+
+def test_a_network_that_says_nothing_has_no_constant() -> None:
+    layer = nn.Conv2d(1, 1, 1)
+    nn.init.zeros_(layer.weight)
+    with pytest.raises(ValueError, match="weights are all 0"):
+        lipschitz_bound(nn.Sequential(layer).eval())
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 0), (3, 3, 1), (3, 4, 1), (5, 4, 2), (3, 2, 1), (2, 2, 0), (4, 2, 1)])
+def test_outputs_of_strided_convolutions_are_bounded_on_images_of_every_size(shape: tuple[int, int, int]) -> None:
+    size, stride, padding = shape
+    layer = nn.Conv2d(1, 1, size, stride, padding)
+    share = lipschitz_bound(nn.Sequential(layer).eval()).layers[0].pixels
+    for side in range(max(1, size - 2 * padding), 12):
+        assert layer(torch.rand(1, 1, side, side)).numel() <= share * side**2
+
+
 @pytest.mark.parametrize(
     "layer",
     [
+        Residual(ClassScale(1.0)),
+        hooked(),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 2, 3, padding=1)),
         nn.Conv2d(2, 2, 3, padding=1, groups=2),
         nn.Conv2d(2, 2, 3, padding=2),
         nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"),
