@@ -132,10 +132,10 @@ class MaskRecorder:
 
     def masks(self, start: int = 0, stop: int | None = None) -> Iterator[LabelMap]:
         """Label maps (*spatial) of some draws, in order."""
-        pixels = int(np.prod(self._shape))
+        pixels, dtype = int(np.prod(self._shape)), np.min_scalar_type(2**self._planes - 1)
         for packed in (*self._exchanged, *self._packed)[start:stop]:
             planes = np.unpackbits(packed, axis=1, count=pixels)
-            label_map: LabelMap = sum(plane << place for place, plane in enumerate(planes))
+            label_map: LabelMap = sum(plane.astype(dtype) << place for place, plane in enumerate(planes))
             yield label_map.reshape(self._shape)
 
     def majority(self, draws: int) -> LabelMap:

@@ -131,9 +131,10 @@ def test_nothing_to_measure_is_refused() -> None:
         MeasurementRecorder([])
 
 
-@pytest.mark.parametrize("classes", [1, 2, 3, 5, 20])
+@pytest.mark.parametrize("classes", [1, 2, 3, 5, 20, 256, 300])
 def test_masks_come_back_from_few_bits(classes: int) -> None:
     labels = torch.from_numpy(np.random.default_rng(0).integers(0, max(2, classes), (9, 5, 7)).astype(np.int16))
+    labels[0, 0, 0] = max(2, classes) - 1
     recorder = MaskRecorder(classes)
     for batch in labels.split(4):
         recorder.update(batch)
