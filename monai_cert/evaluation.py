@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.inferers import Inferer
 from monai.metrics import compute_dice
 
 from monai_cert.bundle import CertifiedBundle
@@ -57,7 +58,7 @@ def evaluate_image(bundle: CertifiedBundle, item: dict[str, Any]) -> dict[str, A
     data = bundle.parser.get_parsed_content("labeled_preprocessing")(item)
     device = next(bundle.network.parameters()).device
     image, truth = data["image"].as_tensor()[None].to(device), data["label"].as_tensor()[None].long()
-    with _comparing(bundle, truth):
+    with _recording(bundle.inferer, _comparisons(bundle, truth)):
         started = time.perf_counter()
         sample = bundle.inferer.sample(image, bundle.network)[0]
         certificate = bundle.inferer.decide(sample)
@@ -272,13 +273,12 @@ def _identity(bundle: CertifiedBundle, settings: dict[str, Any]) -> dict[str, An
 
 
 @contextmanager
-def _comparing(bundle: CertifiedBundle, truth: torch.Tensor) -> Iterator[None]:
-    """Record the Dice of the draws in place of what the inferer records otherwise, which it has back afterwards."""
-    inferer = bundle.inferer
+def _recording(inferer: Inferer, compared: Sequence[Measurement]) -> Iterator[None]:
+    """Record these of the draws in place of what the inferer records otherwise, which it has back afterwards."""
     if not isinstance(inferer, CertificationInferer):
         yield
         return
-    compared, before = _comparisons(bundle, truth), inferer.recorders
+    before = inferer.recorders
     inferer.recorders = (lambda image: MeasurementRecorder(compared),) if compared else ()
     try:
         yield
