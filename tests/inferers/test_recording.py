@@ -169,6 +169,19 @@ def test_the_majority_is_that_of_the_first_draws_alone() -> None:
             recorder.majority(draws)
 
 
+def test_a_comparison_that_raises_is_named_and_the_others_are_kept() -> None:
+    def moody(labels: np.ndarray) -> float:
+        raise KeyError("no such vessel")
+
+    recorder = masks(IMAGE)
+    recorder.update(predictions(range(60)))
+    dice = whole_mask_measurements(["dice"], NAMES, predictions(range(1))[0].numpy())
+    c = recorder.certify(lambda reference: [*dice, Measurement("vessels", "", moody, (0, 9))], 11, 0.1, 0.05, [0.02])
+    assert recorder.failures == {"vessels": "'no such vessel'"}
+    assert (c.lower[1, 0], c.upper[1, 0], c.undefined[1]) == (0, 9, 49)
+    assert 0 < c.lower[0, 0] < 1
+
+
 class TwoProcesses(ProcessGroup):
     """Stands in for a group: gathers what this process and another one give."""
 
