@@ -22,6 +22,7 @@ from monai_cert.statistics.binomial import VoteTest, joint
 from monai_cert.statistics.looks import single_look
 from monai_cert.statistics.multiplicity import Correction, bonferroni, holm
 from monai_cert.statistics.radius_map import LEAST_TAU, RadiusMap
+from monai_cert.statistics.rounding import chance, exactly
 
 __all__ = [
     "ABSTAIN",
@@ -180,17 +181,17 @@ class Certificate:
         if self.kind == "deterministic":
             return self._deterministic_statement
         certified, radius = int((self.classes != ABSTAIN).sum()), _down_to_digits(self.radius)
-        chance = "the noise draws" + (" and the randomization of the p-values" if self.randomized else "")
+        draws = "the noise draws" + (" and the randomization of the p-values" if self.randomized else "")
         tested = "" if self.tested == self.classes.size else f", {self.tested} of them tested"
         all_but = f" but at most {self.tolerated}" if self.tolerated else ""
-        unit = f"pixel values from {self.bounds[0]:g} to {self.bounds[1]:g}"
+        unit = f"pixel values from {exactly(self.bounds[0])} to {exactly(self.bounds[1])}"
         size = f"{radius} ({unit})"
         if self.radii is not None:
             largest = _down_to_digits(float(self.radii.max(initial=0.0)))
             size = f"the pixel's own certified radius, {radius} to {largest} ({unit})"
         change = f"under every change of the image of l2 size below {size}, "
         sentence = (
-            f"With probability at least {1 - self.alpha:.10g} over {chance}, for all{all_but} of the {certified} "
+            f"With probability at least {chance(self.alpha)} over {draws}, for all{all_but} of the {certified} "
             f"certified pixels at once (of {self.classes.size}{tested}): {change}the class that the network gives most "
             "often under the noise stays the certified one."
         )

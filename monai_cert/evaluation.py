@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from monai.inferers import Inferer
 from monai.metrics import compute_dice
 
 from monai_cert.bundle import CertifiedBundle
@@ -56,13 +58,11 @@ def evaluate_image(bundle: CertifiedBundle, item: dict[str, Any]) -> dict[str, A
     data = bundle.parser.get_parsed_content("labeled_preprocessing")(item)
     device = next(bundle.network.parameters()).device
     image, truth = data["image"].as_tensor()[None].to(device), data["label"].as_tensor()[None].long()
-    if isinstance(bundle.inferer, CertificationInferer):
-        compared = _comparisons(bundle, truth)
-        bundle.inferer.recorders = (lambda image: MeasurementRecorder(compared),) if compared else ()
-    started = time.perf_counter()
-    sample = bundle.inferer.sample(image, bundle.network)[0]
-    certificate = bundle.inferer.decide(sample)
-    seconds = time.perf_counter() - started
+    with _recording(bundle.inferer, _comparisons(bundle, truth)):
+        started = time.perf_counter()
+        sample = bundle.inferer.sample(image, bundle.network)[0]
+        certificate = bundle.inferer.decide(sample)
+        seconds = time.perf_counter() - started
     classes = torch.from_numpy(certificate.classes.astype(np.int64))[None, None]
     hierarchy = certificate.hierarchy or Hierarchy(bundle.class_names, {})
     nodes = classes if certificate.nodes is None else torch.from_numpy(certificate.nodes.astype(np.int64))[None, None]
@@ -92,19 +92,24 @@ def evaluate_image(bundle: CertifiedBundle, item: dict[str, Any]) -> dict[str, A
 def certified_median_dice(sample: Sample, certificate: Certificate) -> float:
     """What no attack within the certificate's radius can bring the median Dice of the noisy predictions below.
 
-    The statement is distributional: at least half of the noisy predictions keep this Dice with the truth, where
-    worst-case Dice speaks of the one map of majority classes. The claim of `certify_measurements`, with the
-    certificate's alpha for all classes of the image together; the mean over the foreground classes that the truth has,
-    NaN if it has none.
+    The statement is distributional, where worst-case Dice speaks of the one map of majority classes: for each class, at
+    least half of the noisy predictions keep at least its bound, and this is the mean of these bounds. It is not said
+    that half of them keep all bounds at once. The claim is that of `certify_measurements`, with the certificate's alpha
+    for all classes of the image together.
 
     Args:
-        sample: with one recorder, of the Dice of each of these classes, or none.
+        sample: with one recorder of measurements, of the Dice of each foreground class that the truth has, or none.
         certificate: its certificate.
+
+    Returns:
+        The mean over these classes. NaN if there are none; and for a radius map, whose ``radius`` is the least that the
+        votes of the same draws have proved, while the claim holds for radii that were fixed before the draws.
     """
-    if not sample.recorded:
+    recorders = [recorder for recorder in sample.recorded if isinstance(recorder, MeasurementRecorder)]
+    chosen_by_draws = certificate.radii is not None and certificate.kind == "probabilistic"
+    if not recorders or chosen_by_draws:
         return np.nan
-    (recorder,) = sample.recorded
-    assert isinstance(recorder, MeasurementRecorder)
+    (recorder,) = recorders
     looks = max(1, len(certificate.looks))
     found = recorder.certify(certificate.sigma, certificate.alpha, [certificate.radius], looks=looks)
     return float(found.lower.mean())
@@ -265,6 +270,20 @@ def _identity(bundle: CertifiedBundle, settings: dict[str, Any]) -> dict[str, An
     }
     jsonable: dict[str, Any] = json.loads(json.dumps(identity))
     return jsonable
+
+
+@contextmanager
+def _recording(inferer: Inferer, compared: Sequence[Measurement]) -> Iterator[None]:
+    """Record these of the draws in place of what the inferer records otherwise, which it has back afterwards."""
+    if not isinstance(inferer, CertificationInferer):
+        yield
+        return
+    before = inferer.recorders
+    inferer.recorders = (lambda image: MeasurementRecorder(compared),) if compared else ()
+    try:
+        yield
+    finally:
+        inferer.recorders = before
 
 
 def _comparisons(bundle: CertifiedBundle, truth: torch.Tensor) -> list[Measurement]:

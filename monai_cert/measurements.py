@@ -164,7 +164,11 @@ def _volumes(name: str, of: Selector, spacing: Spacing, shape: Sequence[int]) ->
 
 def _diameters(name: str, of: Selector, spacing: Spacing, shape: Sequence[int]) -> list[Measurement]:
     most = math.dist([0] * len(shape), [n * s for n, s in zip(shape, spacing or [1.0] * len(shape), strict=True)])
-    measure: Callable[[LabelMap], float] = lambda x: largest_diameter(of(x), spacing)  # noqa: E731
+
+    def measure(x: LabelMap) -> float:
+        # Computed otherwise than the limit, of which it may be a rounding too long. NaN stays.
+        return min(largest_diameter(of(x), spacing), most)
+
     return [Measurement(f"largest diameter of {name}", _length(spacing), measure, (0.0, most))]
 
 

@@ -115,20 +115,21 @@ class Measuring:
         bounds = (inferer.bounds.lower, inferer.bounds.upper)
         settings: dict[str, Any] = {"looks": len(looks), "bounds": bounds}
         sigma, alpha = inferer.noise.sigma, inferer.alpha
-        certificates, failures = [], {}
+        certificates, failures = [], dict[str, str]()
         for recorder in sample.recorded:
             if isinstance(recorder, MeasurementRecorder):
                 share = alpha * len(recorder.measurements) / total
                 certificates.append(recorder.certify(sigma, share, self.radii, **settings))
-                failures = recorder.failures
+                failures |= recorder.failures
             elif isinstance(recorder, MaskRecorder):
                 share = alpha * compared / total
                 made = recorder.certify(self._compared(spacing), reference_draws, sigma, share, self.radii, **settings)
                 certificates.append(made)
+                failures |= recorder.failures
         return Measured(tuple(certificates), failures, spacing, reference_draws if compared else 0, alpha)
 
     def _comparisons(self) -> list[str]:
-        return [kind for kind in self.kinds if kind in WHOLE_MASK]
+        return [kind for kind in dict.fromkeys(self.kinds) if kind in WHOLE_MASK]
 
     def _measurements(self, spacing: tuple[float, ...] | None, shape: Sequence[int]) -> list[Measurement]:
         kinds = [kind for kind in self.kinds if kind not in WHOLE_MASK]

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 
 from monai_cert.statistics.binomial import certified_radius
+from monai_cert.statistics.rounding import as_drawn
 
 __all__ = ["GaussianNoise", "draw_seeds", "image_key", "pixel_uniforms"]
 
@@ -28,7 +28,7 @@ class GaussianNoise:
         sigma: standard deviation, in the units of the image's `Bounds`.
 
     Raises:
-        ValueError: unless sigma is positive and finite.
+        ValueError: unless sigma is positive and finite, in float32 too.
 
     References:
         Cohen, Rosenfeld, Kolter 2019, Certified Adversarial Robustness via Randomized Smoothing, ICML.
@@ -38,8 +38,7 @@ class GaussianNoise:
     name: ClassVar[str] = "gaussian"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.sigma) and self.sigma > 0):
-            raise ValueError(f"sigma must be positive and finite, got {self.sigma}")
+        as_drawn(self.sigma)  # refuses what is out of range
 
     def perturb(self, image: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
         """Draw noisy copies of an image.

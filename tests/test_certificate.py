@@ -108,6 +108,11 @@ def test_radius_map_is_rounded_down(tau: float) -> None:
     assert tau == 0.5 or float(np.nextafter(stored[0], np.float32(1))) > certificate.radius
 
 
+def test_the_chance_is_not_rounded_up_to_certainty(certificate: Certificate) -> None:
+    assert "With probability at least 0.9999999999 over" in replace(certificate, alpha=1e-11).statement
+    assert "(pixel values from -1.23456789 to 1)" in replace(certificate, bounds=(-1.23456789, 1.0)).statement
+
+
 def test_statement_has_the_numbers(certificate: Certificate) -> None:
     for number in (
         "at least 0.99 ",

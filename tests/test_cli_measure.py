@@ -82,6 +82,21 @@ def test_millimeters_without_spacing_fail_alone_and_say_so(
     assert good["measurements"]["certificates"][0]["measurements"][0]["unit"] == "mm2"
 
 
+def test_a_comparison_that_fails_is_named_and_one_asked_for_twice_counts_once(
+    tiny: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> float:
+        raise ArithmeticError("no luck")
+
+    monkeypatch.setitem(WHOLE_MASK, "iou", ("IoU", broken, False, (0.0, 1.0)))  # type: ignore[index]
+    assert certify(tiny, tmp_path / "out", picture, "--measure", "area", "dice", "dice", "iou") == 0
+    record = json.loads((tmp_path / "out" / "picture.json").read_text())["measurements"]
+    assert record["failures"] == {"IoU of lung with the majority of other draws": "no luck"}
+    measured, compared = record["certificates"]
+    assert [m["name"] for m in compared["measurements"]] == ["Dice of lung with the majority of other draws"]
+    assert compared["alpha"] == pytest.approx(2 * measured["alpha"])
+
+
 def test_a_radius_map_of_one_certificate(tiny: Path, picture: Path, tmp_path: Path) -> None:
     assert certify(tiny, tmp_path / "out", picture, "--seed", 3, "--radius-map", "--measure", "components") == 0
     radii = tifffile.imread(tmp_path / "out" / "picture_radius.tif")

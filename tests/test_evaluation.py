@@ -118,6 +118,10 @@ def test_results_say_what_was_done_on_what_and_how_sure_the_means_are(whole: Pat
     assert found["seconds"] == pytest.approx(sum(float(row["seconds"]) for row in read))
     for name, mean in found["means"].items():
         values = np.array([float(row[name]) for row in read])
+        if name == "dice_under_attack":  # of Lipschitz networks alone
+            assert np.isnan(values).all()
+            assert mean is found["intervals"][name] is None
+            continue
         assert mean == pytest.approx(values.mean())
         if np.ptp(values) == 0:
             assert found["intervals"][name] is None

@@ -140,6 +140,12 @@ def test_measurements_are_of_every_class_with_units_and_within_limits(spacing: t
     assert areas[0].limits == (0, 2000 * scale)
 
 
+def test_the_diagonal_of_the_image_is_within_its_limit() -> None:
+    (diameter,) = measurements_of(["diameter"], NAMES[:2], (17, 13), (0.76, 0.37))
+    assert diameter.measure(np.ones((17, 13), int)) == diameter.limits[1]
+    assert math.isnan(diameter.measure(np.zeros((17, 13), int)))
+
+
 def test_volumes_of_volumes() -> None:
     (measured,) = measurements_of(["volume"], NAMES[:2], (4, 5, 6), (2.0, 1.0, 1.0))
     assert (measured.unit, measured.measure(np.ones((4, 5, 6), int)), measured.limits) == ("mL", 0.24, (0, 0.24))

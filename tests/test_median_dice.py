@@ -16,6 +16,7 @@ from monai_cert.certificate import Certificate
 from monai_cert.evaluation import evaluate_image
 from monai_cert.inferers.recording import MaskRecorder
 from monai_cert.statistics.percentile import certify_measurements
+from monai_cert.statistics.radius_map import radius_map
 from tiny import SIDE, N
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -57,3 +58,20 @@ def test_it_is_the_certified_lower_end_of_the_median(bundle: CertifiedBundle, mo
 
 def test_a_truth_without_foreground_has_none(bundle: CertifiedBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     assert evaluate(bundle, torch.zeros(1, SIDE, SIDE), monkeypatch)["certified_median_dice"] is None
+
+
+def test_a_radius_that_the_draws_chose_proves_no_median(
+    bundle: CertifiedBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim is for radii fixed before the draws; that of a radius map is the least that they happened to prove."""
+    bundle.inferer.test = radius_map
+    figures = evaluate(bundle, torch.ones(1, SIDE, SIDE), monkeypatch)
+    assert figures["certified_fraction"] > 0
+    assert figures["certified_median_dice"] is None
+
+
+def test_the_inferer_has_its_own_recorders_back(bundle: CertifiedBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorders = (lambda image: MaskRecorder(2),)
+    bundle.inferer.recorders = recorders
+    assert evaluate(bundle, torch.ones(1, SIDE, SIDE), monkeypatch)["certified_median_dice"] is not None
+    assert bundle.inferer.recorders is recorders

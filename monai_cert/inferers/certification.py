@@ -193,7 +193,7 @@ class CertificationInferer(CertifyingInferer[Sample]):
 
     def _sample_one(self, image: torch.Tensor, network: Any, weights: str | None, args: Any, kwargs: Any) -> Sample:
         processes = process_group() if self.share_draws else ALONE
-        hypotheses = processes.together(lambda: None if self.hypotheses is None else np.asarray(self.hypotheses(image)))
+        hypotheses = processes.together(lambda: self._tested(image))
         self.check_reach(int(np.prod(image.shape[1:])) if hypotheses is None else int(hypotheses.sum()))
         key = image_key(image)
         n0, looks = self.test.n0, self.sampling.looks
@@ -254,6 +254,16 @@ class CertificationInferer(CertifyingInferer[Sample]):
             versions=dict(package_versions()),
         )
         return Sample(votes, selection, evidence, hypotheses, provenance, tuple(accumulators[1:]))
+
+    def _tested(self, image: torch.Tensor) -> npt.NDArray[np.bool_] | None:
+        """(*spatial) the pixels to be tested, refused before anything is drawn where they are none; all if None."""
+        if self.hypotheses is None:
+            return None
+        tested = np.asarray(self.hypotheses(image))
+        if tested.dtype != np.bool_ or tested.shape != image.shape[1:]:
+            shape = tuple(image.shape[1:])
+            raise ValueError(f"hypotheses must be boolean of shape {shape}, got {tested.dtype} of {tested.shape}")
+        return tested
 
     def _sizer(self, image: torch.Tensor) -> BatchSizer:
         """What chooses the batch sizes; shared by images of one shape, so that the second starts settled."""

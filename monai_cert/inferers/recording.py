@@ -71,7 +71,12 @@ class MeasurementRecorder:
 
     def certify(self, sigma: float, alpha: float, radii: Sequence[float], **settings: Any) -> MeasurementCertificate:
         """Certify all measurements together; settings as in `certify_measurements`, looks included."""
-        return _certify(self.measurements, self.values(), sigma, alpha, radii, settings)
+        about: dict[str, Any] = {
+            "names": [m.name for m in self.measurements],
+            "units": [m.unit for m in self.measurements],
+            "limits": [m.limits for m in self.measurements],
+        }
+        return certify_measurements(self.values(), sigma, alpha, radii, **about | settings)
 
     def _measured(self, labels: LabelMap) -> list[float]:
         return [self._one(measurement, labels) for measurement in self.measurements]
@@ -100,6 +105,8 @@ class MaskRecorder:
     def __init__(self, num_classes: int) -> None:
         self._planes = max(1, (num_classes - 1).bit_length())
         self._shape: tuple[int, ...] = ()
+        self.failures: dict[str, str] = {}
+        """Names of the measurements that raised when they were certified, and what they said."""
         self._packed: list[npt.NDArray[np.uint8]] = []
         self._exchanged: list[npt.NDArray[np.uint8]] = []
 
@@ -132,10 +139,10 @@ class MaskRecorder:
 
     def masks(self, start: int = 0, stop: int | None = None) -> Iterator[LabelMap]:
         """Label maps (*spatial) of some draws, in order."""
-        pixels = int(np.prod(self._shape))
+        pixels, dtype = int(np.prod(self._shape)), np.min_scalar_type(2**self._planes - 1)
         for packed in (*self._exchanged, *self._packed)[start:stop]:
             planes = np.unpackbits(packed, axis=1, count=pixels)
-            label_map: LabelMap = sum(plane << place for place, plane in enumerate(planes))
+            label_map: LabelMap = sum(plane.astype(dtype) << place for place, plane in enumerate(planes))
             yield label_map.reshape(self._shape)
 
     def majority(self, draws: int) -> LabelMap:
@@ -165,7 +172,8 @@ class MaskRecorder:
         """Certify measurements against the majority of the first draws, on all the others.
 
         The first draws are independent of the others: given them the reference is fixed, and the claim of
-        `certify_measurements` holds whatever it is.
+        `certify_measurements` holds whatever it is. A measurement that raises is named in `failures`, all its values
+        are undefined, and the others are kept.
 
         Args:
             measurements: from the majority (*spatial) to what is measured, see `whole_mask_measurements`.
@@ -178,22 +186,8 @@ class MaskRecorder:
         Raises:
             ValueError: if the draws are too few.
         """
-        chosen = tuple(measurements(self.majority(reference_draws)))
-        rows = [[float(m.measure(label_map)) for m in chosen] for label_map in self.masks(reference_draws)]
-        return _certify(chosen, np.array(rows).T, sigma, alpha, radii, settings)
-
-
-def _certify(
-    measurements: Sequence[Measurement],
-    values: npt.NDArray[np.float64],
-    sigma: float,
-    alpha: float,
-    radii: Sequence[float],
-    settings: dict[str, Any],
-) -> MeasurementCertificate:
-    about: dict[str, Any] = {
-        "names": [m.name for m in measurements],
-        "units": [m.unit for m in measurements],
-        "limits": [m.limits for m in measurements],
-    }
-    return certify_measurements(values, sigma, alpha, radii, **about | settings)
+        measuring = MeasurementRecorder(measurements(self.majority(reference_draws)))
+        for label_map in self.masks(reference_draws):
+            measuring.update(torch.from_numpy(label_map)[None])
+        self.failures = measuring.failures
+        return measuring.certify(sigma, alpha, radii, **settings)

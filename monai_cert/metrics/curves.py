@@ -33,7 +33,8 @@ def curve_over_radius(
         radii: (R,) at which to read; what is said at r holds under every change of l2 size below r.
 
     Returns:
-        (R, ...) figures.
+        (R, ...) figures. A figure that is NaN for a class absent from truth and certificate, as overlaps are, becomes
+        NaN at the radius from which on the class is certified nowhere, if the truth does not have it.
 
     Raises:
         ValueError: if classes and radius differ in shape.
@@ -46,21 +47,25 @@ def curve_over_radius(
     """
     if classes.shape != radius.shape:
         raise ValueError(f"classes and radius differ in shape: {tuple(classes.shape)} and {tuple(radius.shape)}")
-    return torch.stack([figure(torch.where(radius >= r, classes, ABSTAIN), label) for r in radii])
+    # Compared in float64: torch would cast the single number to the type of the map, down as well as up.
+    reaches = radius.double()
+    return torch.stack([figure(torch.where(reaches >= r, classes, ABSTAIN), label) for r in radii.double()])
 
 
 def area_under_curve(figures: torch.Tensor, radii: torch.Tensor) -> torch.Tensor:
     """Area under a curve from radius 0 to the last, in units of the radius.
 
     Between two radii the curve is taken where it is read on the right: exact where ``radii`` has all radii of the
-    pixels, else no more than the area for figures that never rise with the radius, as worst-case figures.
+    pixels, else no more than the area for figures that never rise with the radius. Worst-case figures of one class
+    never do, but for turning NaN where the class is absent from truth and certificate; then the area is NaN, and a mean
+    that leaves the class out may rise there.
 
     Args:
         figures: (R, ...) from `curve_over_radius`.
         radii: (R,) rising, the first above 0.
 
     Returns:
-        (...) areas.
+        (...) areas, in the wider type of the two.
 
     Raises:
         ValueError: if the radii do not rise from above 0 or are of another number.
@@ -72,5 +77,6 @@ def area_under_curve(figures: torch.Tensor, radii: torch.Tensor) -> torch.Tensor
     widths = torch.diff(radii, prepend=torch.zeros(1, dtype=radii.dtype, device=radii.device))
     if len(radii) != len(figures) or not bool((widths > 0).all()):
         raise ValueError("radii must rise from above 0, one for each figure")
-    area: torch.Tensor = torch.tensordot(widths, figures, dims=1)
+    dtype = torch.promote_types(widths.dtype, figures.dtype)
+    area: torch.Tensor = torch.tensordot(widths.to(dtype), figures.to(dtype), dims=1)
     return area

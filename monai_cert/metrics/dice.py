@@ -13,7 +13,10 @@ For one class of one image: G the truth, C the pixels certified as the class, A 
 Only the worst-case figures bound from below what the smoothed network reaches under every attack within the radius
 (a labeling that breaks C & G least takes no pixel of A inside G and all of A outside: numerator and denominator are
 then both at their worst). The certified figures do not, and are kept because the literature reports them.
-A class absent from truth and certificate is NaN.
+
+A class absent from truth and certificate is NaN, in the worst case too, and left out of means: a decision about what is
+reported, not a bound. A labeling could give such a class abstaining pixels and so a Dice of 0; the worst-case figures,
+and means of them, are bounds over the classes that truth or certificate have.
 
 References:
     Fischer et al. 2021 and Laousy et al. 2023 for certified Dice; worst-case Dice is checked against all labelings of A
@@ -82,6 +85,8 @@ def worst_case_dice(
 ) -> torch.Tensor:
     """Smallest Dice that any labeling of the abstaining pixels gives: with the certificate's probability a lower bound
     on the Dice of the smoothed network under every attack within the radius. Arguments as in `certified_dice`.
+
+    NaN, no bound, for a class absent from truth and certificate, which a labeling might give pixels (and a Dice of 0).
     """
     o = _overlap(classes, label, num_classes, include_background)
     present = _nan_if_zero(o.certified + o.truth)
@@ -99,7 +104,7 @@ def certified_iou(
 def worst_case_iou(
     classes: torch.Tensor, label: torch.Tensor, num_classes: int = 2, include_background: bool = False
 ) -> torch.Tensor:
-    """Smallest intersection over union of any labeling of the abstaining pixels; see `worst_case_dice`."""
+    """Smallest intersection over union of any labeling of the abstaining pixels; NaN as in `worst_case_dice`."""
     o = _overlap(classes, label, num_classes, include_background)
     present = _nan_if_zero(o.certified + o.truth - o.both)
     return o.both / (present + o.abstain_outside)

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom, norm
 
+from monai_cert.statistics.rounding import as_drawn
+
 __all__ = [
     "JointTest",
     "Reach",
@@ -209,20 +211,23 @@ def tau_max(n: int, alpha: float, hypotheses: int, test: VoteTest = joint) -> fl
 def certified_radius(sigma: float, tau: float) -> float:
     """R = sigma * Phi^-1(tau), rounded toward zero (Cohen et al. 2019, theorem 1), in the units of sigma.
 
-    scipy's quantile may be off by a few units in the last place; 16 of them are taken off.
+    sigma is taken `as_drawn`. scipy's quantile may be off by a few units in the last place; 16 of them are taken off.
+
+    Raises:
+        ValueError: unless sigma is positive and finite.
     """
-    return max(0.0, sigma * float(norm.ppf(tau)) * (1.0 - 2.0**-48))
+    return max(0.0, as_drawn(sigma) * float(norm.ppf(tau)) * (1.0 - 2.0**-48))
 
 
 def tau_for_radius(sigma: float, radius: float) -> float:
     """Least tau whose certified radius is at least ``radius``; inverse of `certified_radius`.
 
     Raises:
-        ValueError: if radius is negative, or so large that tau would be 1.
+        ValueError: if radius is negative, or so large that tau would be 1; unless sigma is positive and finite.
     """
     if not radius >= 0:
         raise ValueError(f"radius must not be negative, got {radius:g}")
-    tau = max(0.5, float(norm.cdf(radius / sigma)))
+    tau = max(0.5, float(norm.cdf(radius / as_drawn(sigma))))
     while tau < 1.0 and certified_radius(sigma, tau) < radius:
         tau = math.nextafter(tau + 2e-16, 1.0)
     if tau >= 1.0:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta, binom, norm
+
+from monai_cert.statistics.rounding import as_drawn, chance, exactly, outward, rounded_down
 
 __all__ = [
     "MeasurementCertificate",
@@ -34,6 +35,9 @@ _ROUNDING = 1e-12
 
 # Share of alpha at which the tails of the walk are cut off, and counted as failures.
 _CUT = 1e-8
+
+# More draws than this are not counted exactly in float64, let alone made.
+_MOST_DRAWS = 2.0**53
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +57,9 @@ class MeasurementCertificate:
         alpha: failure probability of all intervals together.
         n: number of draws.
         undefined: (...) number of draws in which the measurement was undefined.
-        needed: (R,) number of draws that is enough for both ends at each radius.
+        needed: (R,) number of draws that is enough for both ends at each radius; infinite where no number would do that
+            can be counted.
+        enough: (R,) whether the draws were enough for both ends.
         limits: (..., 2) natural limits of the measurements.
         names: a name a measurement.
         units: its unit; empty for a pure number.
@@ -69,7 +75,8 @@ class MeasurementCertificate:
     alpha: float
     n: int
     undefined: IntArray
-    needed: IntArray
+    needed: FloatArray
+    enough: npt.NDArray[np.bool_]
     limits: FloatArray
     names: tuple[str, ...]
     units: tuple[str, ...]
@@ -78,18 +85,23 @@ class MeasurementCertificate:
     @property
     def statements(self) -> tuple[str, ...]:
         """For each measurement the claim in plain sentences, rounded so that it says no more than was proved."""
-        several = len(self.names) > 1 or len(self.radii) > 1
-        counted = f", for all {_many(len(self.names), 'measurement')} and {_many(len(self.radii), 'size')} at once"
-        counted = counted if several else ""
+        kinds = (("measurements", len(self.names)), ("sizes", len(self.radii)))
+        several = " and ".join(f"{count} {word}" for word, count in kinds if count > 1)
+        counted = f", for all {several} at once" if several else ""
         return tuple(
-            f"With probability at least {_chance(self.alpha)} over the noise draws{counted}: no change of the image "
+            f"With probability at least {chance(self.alpha)} over the noise draws{counted}: no change of the image "
             f"moves the {_ordinal(self.quantile)} {name} over the noisy predictions outside {self._intervals(m)} "
-            f"(pixel values from {self.bounds[0]:g} to {self.bounds[1]:g}).{self._remarks(m)}"
+            f"({_pixel_values(self.bounds)}).{self._remarks(m)}"
             for m, name in enumerate(self.names)
         )
 
     def record(self) -> dict[str, Any]:
-        """All of it as plain values for JSON, with None for what is infinite or undefined."""
+        """All of it as plain values for JSON.
+
+        None for an estimate says that it is undefined, for an end of an interval that nothing was proved of it, for a
+        limit that there is none. What was found to be infinite, such as a distance to an empty mask, is ``"inf"`` or
+        ``"-inf"``. None for a number of draws says that no number would do.
+        """
         lower, upper, limits = np.atleast_2d(self.lower), np.atleast_2d(self.upper), np.atleast_2d(self.limits)
         estimate, undefined, statements = np.atleast_1d(self.estimate), np.atleast_1d(self.undefined), self.statements
         return {
@@ -102,11 +114,16 @@ class MeasurementCertificate:
                 {
                     "name": name,
                     "unit": self.units[m],
-                    "estimate": _finite(estimate[m]),
+                    "estimate": _plain(estimate[m], nothing=np.nan),
                     "undefined_draws": int(undefined[m]),
-                    "limits": [_finite(limit) for limit in limits[m]],
+                    "limits": [_plain(limits[m, 0], nothing=-np.inf), _plain(limits[m, 1], nothing=np.inf)],
                     "intervals": [
-                        {"radius": float(r), "lower": _finite(low), "upper": _finite(high), "n_needed": int(needed)}
+                        {
+                            "radius": float(r),
+                            "lower": _plain(low, nothing=-np.inf),
+                            "upper": _plain(high, nothing=np.inf),
+                            "n_needed": int(needed) if np.isfinite(needed) else None,
+                        }
                         for r, low, high, needed in zip(self.radii, lower[m], upper[m], self.needed, strict=True)
                     ],
                     "statement": statements[m],
@@ -119,24 +136,25 @@ class MeasurementCertificate:
         unit = f" {self.units[m]}" if self.units[m] else ""
         lower, upper = np.atleast_2d(self.lower)[m], np.atleast_2d(self.upper)[m]
         parts = [
-            f"{_outward(low, up=False)} to {_outward(high, up=True)}{unit} if its l2 size is at most {_down(radius)}"
+            f"{outward(low, up=False)} to {outward(high, up=True)}{unit} if its l2 size is at most "
+            f"{rounded_down(radius)}"
             for radius, low, high in zip(self.radii, lower, upper, strict=True)
         ]
         return ", ".join(parts)
 
     def _remarks(self, m: int) -> str:
-        lower, upper, (least, most) = (np.atleast_2d(a)[m] for a in (self.lower, self.upper, self.limits))
         remarks = ""
-        trivial = (lower <= least) | (upper >= most)
-        if (lacking := trivial & (self.needed > self.n)).any():
+        if (lacking := ~self.enough).any():
+            most = self.needed[lacking].max()
+            would = f"{most:.0f} would do" if np.isfinite(most) else "no number that can be drawn would do"
             remarks += (
-                f" From a size of {self.radii[lacking].min():.4g} on, {self.n} draws are too few for both ends; "
-                f"{self.needed[lacking].max()} would do for all sizes."
+                f" From a size of {exactly(self.radii[lacking].min())} on, {self.n} draws are too few for both ends; "
+                f"{would} for all sizes."
             )
         if undefined := int(np.atleast_1d(self.undefined)[m]):
             remarks += (
-                f" It was undefined in {undefined} of {self.n} draws; the interval holds whatever number an undefined "
-                "one is taken for."
+                f" It was undefined in {undefined} of {self.n} draws; the interval holds whatever number within its "
+                "natural limits an undefined one is taken for."
             )
         return remarks
 
@@ -177,8 +195,11 @@ def certify_measurements(
     over ``looks``, if the number of draws was chosen at one of so many looks at the draws (union bound).
     (5) *Undefined values* (NaN) count as minus infinity for the lower end and as infinity for the upper. If h' is h
     with any numbers in their place, h- <= h' <= h+, so the quantiles are in this order too at x + delta, and the lower
-    end is certified for h-, the upper for h+. That the two ends may concern different functions is why alpha is split
+    end is certified for h-, the upper for h+. Ends are brought within ``limits``, so that the numbers must lie within
+    these, as all that h can be. That the two ends may concern different functions is why alpha is split
     over them by the union bound and not by the walk.
+    (6) *Rounding.* R / sigma is computed with sigma `as_drawn`, levels are moved outward by far more than the rounding
+    of Phi.
 
     Args:
         values: (n,) values of one measurement, or (M, n) of several on the same draws; NaN where undefined.
@@ -215,8 +236,9 @@ def certify_measurements(
     measurements, n = drawn.shape
     natural = np.broadcast_to(np.asarray(limits, dtype=np.float64), (measurements, 2))
     share = alpha / (2 * measurements * looks)
-    below = norm.cdf(norm.ppf(quantile) - ends / sigma) * (1 - _ROUNDING)
-    above = norm.sf(norm.ppf(quantile) + ends / sigma) * (1 - _ROUNDING)
+    shift = ends / as_drawn(sigma)
+    below = norm.cdf(norm.ppf(quantile) - shift) * (1 - _ROUNDING)
+    above = norm.sf(norm.ppf(quantile) + shift) * (1 - _ROUNDING)
     undefined = np.isnan(drawn)
     lowest = np.sort(np.where(undefined, -np.inf, drawn), axis=1)
     highest = np.sort(np.where(undefined, np.inf, drawn), axis=1)
@@ -224,7 +246,8 @@ def certify_measurements(
     # The a-th smallest of n and the a-th largest; none for a = 0.
     lower = np.concatenate([np.full((measurements, 1), -np.inf), lowest], axis=1)[:, from_below]
     upper = np.concatenate([highest, np.full((measurements, 1), np.inf)], axis=1)[:, n - from_above]
-    least = np.log(share / len(ends)) / np.log1p(-np.minimum(below, above))
+    with np.errstate(divide="ignore"):
+        needed = np.ceil(np.log(share / len(ends)) / np.log1p(-np.minimum(below, above)))
     return MeasurementCertificate(
         estimate=_quantiles(drawn, quantile).reshape(shape),
         lower=np.maximum(lower, natural[:, :1]).reshape(*shape, len(ends)),
@@ -235,7 +258,8 @@ def certify_measurements(
         alpha=alpha,
         n=n,
         undefined=undefined.sum(axis=1).reshape(shape),
-        needed=np.ceil(np.minimum(least, 2.0**62)).astype(np.int64),
+        needed=np.where(needed <= _MOST_DRAWS, needed, np.inf),
+        enough=(from_below > 0) & (from_above > 0),
         limits=natural.reshape(*shape, 2),
         names=_named(names, measurements),
         units=tuple(units) if units is not None else ("",) * measurements,
@@ -339,15 +363,15 @@ class ShareCertificate:
         """For each measurement the claim in plain sentences."""
         lower = self.lower.reshape(len(self.names), len(self.thresholds), len(self.radii))
         return tuple(
-            f"With probability at least {_chance(self.alpha)} over the noise draws, for all sizes and thresholds at "
+            f"With probability at least {chance(self.alpha)} over the noise draws, for all sizes and thresholds at "
             f"once: under every change of the image of l2 size at most R, the share of noisy predictions whose {name} "
             f"is at least d{f' {unit}' if unit else ''} is no less than "
             + ", ".join(
-                f"{_down(share, 4)} (d = {threshold:g}, R = {_down(radius)})"
+                f"{rounded_down(share)} (d = {exactly(threshold)}, R = {rounded_down(radius)})"
                 for threshold, shares in zip(self.thresholds, lower[m], strict=True)
                 for radius, share in zip(self.radii, shares, strict=True)
             )
-            + f" (pixel values from {self.bounds[0]:g} to {self.bounds[1]:g})."
+            + f" ({_pixel_values(self.bounds)})."
             for m, (name, unit) in enumerate(zip(self.names, self.units, strict=True))
         )
 
@@ -366,7 +390,7 @@ class ShareCertificate:
                     "unit": self.units[m],
                     "shares": [
                         {
-                            "threshold": float(threshold),
+                            "threshold": _plain(threshold, nothing=np.nan),
                             "observed": float(observed[m, t]),
                             "certified": [
                                 {"radius": float(r), "share": float(share)}
@@ -437,7 +461,7 @@ def certify_shares(
     counts = (drawn[:, None, :] >= reached[:, None]).sum(axis=2)
     level = alpha / (counts.size * looks)
     shares = np.where(counts > 0, beta.ppf(level, np.maximum(counts, 1), n - counts + 1), 0.0)
-    lower = norm.cdf(norm.ppf(shares)[..., None] - ends / sigma) * (1 - 1e-9)
+    lower = norm.cdf(norm.ppf(shares)[..., None] - ends / as_drawn(sigma)) * (1 - 1e-9)
     return ShareCertificate(
         observed=(counts / n).reshape(*shape, len(reached)),
         lower=lower.reshape(*shape, len(reached), len(ends)),
@@ -459,8 +483,7 @@ def _checked(
     drawn = np.asarray(values, dtype=np.float64)
     if drawn.ndim not in (1, 2) or not drawn.size:
         raise ValueError(f"values must be (n,) or (measurements, n), at least one, got shape {drawn.shape}")
-    if not (math.isfinite(sigma) and sigma > 0):
-        raise ValueError(f"sigma must be positive and finite, got {sigma}")
+    as_drawn(sigma)  # refuses what is out of range
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must lie in (0, 1), got {alpha:g}")
     ends = np.asarray(radii, dtype=np.float64)
@@ -489,32 +512,15 @@ def _named(names: Sequence[str] | None, measurements: int) -> tuple[str, ...]:
 
 
 def _ordinal(quantile: float) -> str:
-    return "median" if quantile == 0.5 else f"{quantile:g}-quantile of the"
+    return "median" if quantile == 0.5 else f"{exactly(quantile)}-quantile of the"
 
 
-def _chance(alpha: float) -> str:
-    """1 - alpha, rounded down."""
-    chance = (1 - Decimal(repr(float(alpha)))).quantize(Decimal("1e-10"), rounding=ROUND_FLOOR)
-    return f"{chance.normalize():f}"
+def _pixel_values(bounds: tuple[float, float]) -> str:
+    return f"pixel values from {exactly(bounds[0])} to {exactly(bounds[1])}"
 
 
-def _many(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _down(value: float, digits: int = 4) -> str:
-    return f"{math.floor(value * 10**digits) / 10**digits:.{digits}f}"
-
-
-def _outward(value: float, up: bool, digits: int = 5) -> str:
-    """A number to some significant digits, rounded up or down."""
-    if not math.isfinite(value):
-        return "infinity" if value > 0 else "minus infinity"
-    exact = Decimal(value)
-    places = max(0, digits - 1 - exact.adjusted()) if value else 0
-    rounded = exact.quantize(Decimal(10) ** -places, rounding=ROUND_CEILING if up else ROUND_FLOOR)
-    return f"{rounded.normalize():f}"
+def _plain(value: float, nothing: float) -> float | str | None:
+    """A number that JSON has, or text for infinity; None for NaN, and for the number that says nothing."""
+    if math.isnan(value) or value == nothing:
+        return None
+    return float(value) if math.isfinite(value) else str(float(value))

@@ -205,6 +205,15 @@ def test_hypotheses_see_the_image_and_abstain_outside() -> None:
     assert (certificate.classes[mask] == 1).any()
 
 
+@pytest.mark.parametrize("wrong", [np.ones((8, 8)), np.ones((8, 7), dtype=bool), np.ones((1, 8, 8), dtype=bool)])
+def test_hypotheses_that_are_no_pixels_are_refused_before_the_network_is_called(wrong: np.ndarray[Any, Any]) -> None:
+    def network(x: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("called")
+
+    with pytest.raises(ValueError, match=r"hypotheses must be boolean of shape \(8, 8\)"):
+        inferer(hypotheses=lambda image: wrong).certify(images(1, 8, 8), network)
+
+
 def test_progress_bar_counts_draws(capsys: pytest.CaptureFixture[str]) -> None:
     inferer(progress=True, test=SplitTest(5))(images(1, 4, 4), Levels().eval())
     assert "/55" in capsys.readouterr().err

@@ -131,9 +131,10 @@ def test_nothing_to_measure_is_refused() -> None:
         MeasurementRecorder([])
 
 
-@pytest.mark.parametrize("classes", [1, 2, 3, 5, 20])
+@pytest.mark.parametrize("classes", [1, 2, 3, 5, 20, 256, 300])
 def test_masks_come_back_from_few_bits(classes: int) -> None:
     labels = torch.from_numpy(np.random.default_rng(0).integers(0, max(2, classes), (9, 5, 7)).astype(np.int16))
+    labels[0, 0, 0] = max(2, classes) - 1
     recorder = MaskRecorder(classes)
     for batch in labels.split(4):
         recorder.update(batch)
@@ -166,6 +167,19 @@ def test_the_majority_is_that_of_the_first_draws_alone() -> None:
     for draws in (0, 60, 61):
         with pytest.raises(ValueError, match="a majority of"):
             recorder.majority(draws)
+
+
+def test_a_comparison_that_raises_is_named_and_the_others_are_kept() -> None:
+    def moody(labels: np.ndarray) -> float:
+        raise KeyError("no such vessel")
+
+    recorder = masks(IMAGE)
+    recorder.update(predictions(range(60)))
+    dice = whole_mask_measurements(["dice"], NAMES, predictions(range(1))[0].numpy())
+    c = recorder.certify(lambda reference: [*dice, Measurement("vessels", "", moody, (0, 9))], 11, 0.1, 0.05, [0.02])
+    assert recorder.failures == {"vessels": "'no such vessel'"}
+    assert (c.lower[1, 0], c.upper[1, 0], c.undefined[1]) == (0, 9, 49)
+    assert 0 < c.lower[0, 0] < 1
 
 
 class TwoProcesses(ProcessGroup):

@@ -52,6 +52,18 @@ def test_the_area_is_exact_at_all_radii_of_the_pixels_and_no_more_at_others() ->
         assert (coarse < exact).all()
 
 
+def test_a_radius_between_two_float32_is_not_rounded_down_to_that_of_a_pixel() -> None:
+    classes, radius = torch.ones(1, 1, 1, dtype=torch.long), torch.full((1, 1, 1), 0.7)
+    just_above = radius.double().ravel() + 1e-9
+    assert curve_over_radius(certified_accuracy, classes, radius, classes, just_above).item() == 0
+    assert curve_over_radius(certified_accuracy, classes, radius, classes, radius.double().ravel()).item() == 1
+
+
+def test_radii_and_figures_may_differ_in_type() -> None:
+    area = area_under_curve(torch.tensor([1.0, 0.5]), torch.tensor([0.25, 0.5], dtype=torch.float64))
+    assert (area.item(), area.dtype) == (0.375, torch.float64)
+
+
 def test_what_is_no_curve_is_refused() -> None:
     classes, radius, label = random_maps()
     with pytest.raises(ValueError, match="classes and radius differ in shape"):

@@ -1,5 +1,5 @@
 # Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
-"""Whole predictions against a reference, as MONAI measures them."""
+"""Whole predictions against a reference: overlaps of sets, and distances as MONAI measures them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_overlaps_are_those_of_sets() -> None:
         ours, theirs = c == LABELS, c == REFERENCE
         both = (ours & theirs).sum()
         expected = 2 * both / (ours.sum() + theirs.sum()) if "Dice" in m.name else both / (ours | theirs).sum()
-        assert m.measure(LABELS) == pytest.approx(expected)
+        assert m.measure(LABELS) == expected, "in float32 it may lie above what is true"
         assert m.measure(REFERENCE) == 1
         assert (m.unit, m.limits) == ("", (0, 1))
 

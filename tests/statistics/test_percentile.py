@@ -51,11 +51,12 @@ def test_too_few_draws_give_the_natural_limit_and_say_how_many_would_do() -> Non
     assert (c.lower[0] > 0, c.upper[0] < 1000) == (True, True)
     assert (c.lower[1], c.upper[1]) == (0, 1000)
     assert c.needed[0] <= 30 < c.needed[1]
-    assert f"From a size of 0.5 on, 30 draws are too few for both ends; {c.needed[1]} would do" in c.statements[0]
+    assert f"From a size of 0.5 on, 30 draws are too few for both ends; {c.needed[1]:.0f} would do" in c.statements[0]
     assert certify_measurements(VALUES[:30], 0.25, 0.001, [0.5]).lower == -np.inf
     for radii in ([0.5], [0.1, 0.5], [0.3, 0.2, 0.1]):
         needed = certify_measurements(VALUES, 0.25, 0.001, radii).needed.max()
-        enough = certify_measurements(np.random.default_rng(1).random(needed), 0.25, 0.001, radii)
+        assert needed == int(needed)
+        enough = certify_measurements(np.random.default_rng(1).random(int(needed)), 0.25, 0.001, radii)
         assert np.isfinite([enough.lower, enough.upper]).all()
         assert "too few" not in enough.statements[0]
 
@@ -74,13 +75,78 @@ def test_statement_says_what_was_proved() -> None:
     values = np.stack([VALUES, VALUES / 100])
     c = certify_measurements(values, 0.25, 0.001, [0.1], names=["area of lung", "ratio"], units=["cm2", ""])
     assert c.statements[0].startswith(
-        "With probability at least 0.999 over the noise draws, for all 2 measurements and 1 size at once: no change "
+        "With probability at least 0.999 over the noise draws, for all 2 measurements at once: no change "
         "of the image moves the median area of lung over the noisy predictions outside "
     )
     low, high = c.statements[0].split("outside ")[1].split(" cm2 if its l2 size is at most 0.1000")[0].split(" to ")
     assert float(low) <= c.lower[0, 0] < float(low) + 0.01
     assert float(high) - 0.01 < c.upper[0, 0] <= float(high)
     assert "(pixel values from 0 to 1)" in c.statements[0]
+
+
+@pytest.mark.parametrize(
+    ("measurements", "radii", "words"),
+    [
+        (1, [0.1], "over the noise draws: no"),
+        (1, [0.1, 0.2], ", for all 2 sizes at once: no"),
+        (3, [0.1, 0.2], ", for all 3 measurements and 2 sizes at once: no"),
+    ],
+)
+def test_only_what_is_several_is_counted(measurements: int, radii: list[float], words: str) -> None:
+    assert words in certify_measurements(np.stack([VALUES] * measurements), 0.25, 0.01, radii).statements[0]
+
+
+def test_values_at_a_limit_are_no_want_of_draws() -> None:
+    """A Dice of 1 in every draw, of just so many that all ends are proved: fewer than the union bound asks for."""
+    radii = [0.19, 0.2, 0.21]
+    made = [certify_measurements(np.ones(n), 0.25, 0.001, radii, limits=(0, 1)) for n in range(20, 80)]
+    fewest = next(c for c in made if c.enough.all())
+    assert fewest.n < fewest.needed.max()
+    assert (fewest.lower == 1).all()
+    assert "too few" not in fewest.statements[0]
+    assert all(f"{c.n} draws are too few" in c.statements[0] for c in made if c.n < fewest.n)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("radius", [3.0, 20.0])
+def test_where_no_number_of_draws_would_do_this_is_said(radius: float) -> None:
+    c = certify_measurements(VALUES, 0.25, 0.001, [0.1, radius])
+    assert np.isinf(c.needed).tolist() == [False, True]
+    assert "draws are too few for both ends; no number that can be drawn would do for all sizes." in c.statements[0]
+    intervals = json.loads(json.dumps(c.record(), allow_nan=False))["measurements"][0]["intervals"]
+    assert [interval["n_needed"] is None for interval in intervals] == [False, True]
+
+
+def test_infinite_values_keep_their_sign_in_the_record_and_nothing_proved_is_none() -> None:
+    far, low, none = (np.full(200, value) for value in (np.inf, -np.inf, np.nan))
+    record = certify_measurements(np.stack([far, low, none]), 0.25, 0.001, [0.1], limits=(-np.inf, np.inf)).record()
+    found = [(m["estimate"], m["intervals"][0]["lower"], m["intervals"][0]["upper"]) for m in record["measurements"]]
+    assert found == [("inf", "inf", None), ("-inf", None, "-inf"), (None, None, None)]
+    assert record["measurements"][0]["limits"] == [None, None]
+    json.dumps(record, allow_nan=False)
+
+
+def test_undefined_values_are_taken_for_numbers_within_the_limits() -> None:
+    values = np.where(np.arange(200) < 5, np.nan, VALUES)
+    assert "whatever number within its natural limits" in certify_measurements(values, 0.25, 0.01, [0.1]).statements[0]
+
+
+def test_what_is_asked_for_stands_in_full() -> None:
+    """A threshold rounded up would claim more than was proved."""
+    shares = certify_shares(VALUES, [423.1234567], 0.25, 0.001, [0.05], bounds=(-1.23456789, 1.0))
+    assert "(d = 423.1234567, R = 0.0500) (pixel values from -1.23456789 to 1)." in shares.statements[0]
+    assert "the 0.12345678-quantile" in certify_measurements(VALUES, 0.25, 0.001, [0.05], 0.12345678).statements[0]
+
+
+def test_intervals_rest_on_the_noise_that_was_drawn() -> None:
+    """0.7 in float32 is smaller: the same interval as for that, wider than for a sigma that was not drawn."""
+    values = np.random.default_rng(0).random(2_000_000)
+    given, drawn = (certify_measurements(values, sigma, 0.001, [2.0]) for sigma in (0.7, float(np.float32(0.7))))
+    assert given.sigma == 0.7
+    np.testing.assert_array_equal((given.lower, given.upper), (drawn.lower, drawn.upper))
+    shares = [certify_shares(values, [0.5], sigma, 0.001, [0.5]) for sigma in (0.7, float(np.float32(0.7)))]
+    assert shares[0].lower == shares[1].lower
+    assert shares[0].sigma == 0.7
 
 
 def test_shares_need_no_split_over_radii_and_say_so() -> None:
@@ -107,6 +173,7 @@ def test_shares_need_no_split_over_radii_and_say_so() -> None:
         ({"values": []}, "values must be"),
         ({"values": np.zeros((2, 2, 2))}, "values must be"),
         ({"sigma": 0.0}, "sigma must be positive"),
+        ({"sigma": 1e-50}, "sigma must be positive"),
         ({"alpha": 1.0}, "alpha must lie"),
         ({"radii": []}, "radii must be finite"),
         ({"radii": [-0.1]}, "radii must be finite"),
