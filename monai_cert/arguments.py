@@ -110,6 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--partial", action="store_true", help="leave out images of the split that are not in the folder; says how many"
     )
     evaluate.add_argument("--no-denoise", action="store_true", help="the network alone, without the denoiser")
+    # What is not given is what the bundle's configurations say: the shipped ones, the defaults that are told here.
     for command in (certify, evaluate, attack):
         command.add_argument("--bundle", required=True, metavar="NAME_OR_DIR", help="bundle; run only those you trust")
         command.add_argument(
@@ -156,31 +157,33 @@ def make_parser() -> argparse.ArgumentParser:
     lipschitz.add_argument("--json", action="store_true", help="print the bound as one JSON document")
     for command in (certify, evaluate, attack, plan):
         command.add_argument("--device", help="torch device (default: a GPU if there is one)")
-        command.add_argument("--test", choices=("joint", "split"), default="joint", help="test of one pixel")
-        command.add_argument("--n0", type=int, default=10, help="draws that choose, for --test split (default: 10)")
-        command.add_argument("--correction", choices=CORRECTIONS, default="holm", help="for many pixels at once")
+        command.add_argument("--test", choices=("joint", "split"), help="test of one pixel (default: joint)")
+        command.add_argument("--n0", type=int, help="with --test split: draws that choose (default: 10)")
+        command.add_argument("--correction", choices=CORRECTIONS, help="for many pixels at once (default: holm)")
         command.add_argument(
-            "--k", type=_positive, default=1, help="with generalized_holm: alpha bounds P(k or more wrong pixels)"
+            "--k",
+            type=_positive,
+            help="with --correction generalized_holm: alpha bounds P(k or more wrong pixels) (default: 1)",
         )
         command.add_argument("--sequential", action="store_true", help="draw until little is left to be gained")
         command.add_argument(
             "--looks",
             nargs="+",
             type=_positive,
-            default=DEFAULT_LOOKS,
             metavar="N",
             help=f"with --sequential: draws at which to look (default: {' '.join(map(str, DEFAULT_LOOKS))})",
         )
         command.add_argument(
             "--stop",
             type=float,
-            default=SequentialCertification.stop,
             metavar="SHARE",
             help="with --sequential: stop when at most this share of the pixels is expected to be gained "
             f"(default: {SequentialCertification.stop})",
         )
         command.add_argument(
-            "--boundaries", choices=("exact", "equal"), default="exact", help="how sequential looks are paid for"
+            "--boundaries",
+            choices=("exact", "equal"),
+            help="with --sequential: how looks are paid for (default: exact)",
         )
     return parser
 

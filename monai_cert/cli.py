@@ -22,7 +22,7 @@ from monai_cert.data.public_sets import public_datalist
 from monai_cert.errors import USER_ERRORS, explain
 from monai_cert.memory import keep_freed_memory
 from monai_cert.noise import GaussianNoise
-from monai_cert.sequential import SequentialCertification
+from monai_cert.sequential import Sampling, SequentialCertification
 from monai_cert.statistics.binomial import SplitTest, VoteTest, certified_radius, joint, tau_for_radius
 from monai_cert.statistics.looks import equal_split, exact_boundaries
 from monai_cert.statistics.multiplicity import Correction, bonferroni, generalized_holm, holm
@@ -41,6 +41,16 @@ _CORRECTIONS: dict[str, Callable[[int], Correction]] = {
     "bonferroni": lambda k: bonferroni,
     "generalized_holm": generalized_holm,
 }
+
+
+_BOUNDARIES = {"exact": exact_boundaries, "equal": equal_split}
+
+# Options that mean nothing without noise.
+_OF_SMOOTHING = (
+    *("sigma", "tau", "alpha", "n", "seed", "batch_size", "mask", "autocast", "compile", "measure", "share_draws"),
+    *("test", "n0", "correction", "k", "sequential", "looks", "stop", "boundaries", "randomized", "radius_map"),
+    "no_denoise",
+)
 
 
 class UsageError(ValueError):
@@ -125,21 +135,25 @@ def _join_processes(args: argparse.Namespace) -> bool:
     """Join the processes that torchrun started, each on a GPU of its own if there are any; whether this is the first.
 
     Raises:
-        UsageError: if torchrun did not start this process.
+        UsageError: if torchrun did not start this process, or the others cannot be reached.
     """
     import torch
     from torch import distributed
+
+    from monai_cert.processes import own_device
 
     if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys():
         raise UsageError(
             "--share-draws shares draws among processes; start them with torchrun -m -- monai_cert certify"
         )
-    if args.device is None and torch.cuda.is_available():
-        args.device = f"cuda:{os.environ['LOCAL_RANK']}"
+    args.device = own_device(args.device, int(os.environ["LOCAL_RANK"]))
     on_gpu = str(args.device).startswith("cuda")
-    if on_gpu:
-        torch.cuda.set_device(torch.device(args.device))
-    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        if on_gpu:
+            torch.cuda.set_device(torch.device(args.device))
+        distributed.init_process_group("nccl" if on_gpu else "gloo")
+    except USER_ERRORS as error:
+        raise UsageError(f"the processes cannot work together: {explain(error)}") from error
     atexit.register(distributed.destroy_process_group)
     return distributed.get_rank() == 0
 
@@ -147,6 +161,7 @@ def _join_processes(args: argparse.Namespace) -> bool:
 def _evaluate(args: argparse.Namespace) -> int:
     from monai_cert.data.splits import read_split
     from monai_cert.evaluation import evaluate_dataset
+    from monai_cert.inferers.denoise import DiffusionDenoiseInferer
     from monai_cert.processes import Processes
     from monai_cert.result_rows import OtherRunError
 
@@ -161,7 +176,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     bundle, settings = _bundle(args)
     settings |= {"dataset": args.dataset, "split": args.split, "limit": args.limit, "partial": args.partial}
     if "lipschitz_constant" not in settings:
-        settings |= {"denoise": not args.no_denoise}
+        settings |= {"denoise": isinstance(bundle.inferer.inferer, DiffusionDenoiseInferer)}
     output = _output_folder(args.output)
     if left_out and processes.leads:
         _say(f"{left_out} images of {args.dataset}/{args.split} are not in the folder and are left out")
@@ -211,8 +226,8 @@ def _attack(args: argparse.Namespace) -> int:
         draws=args.draws,
         n=settings["n"],
         alpha=settings["alpha"],
-        seed=secrets.randbits(63) if args.seed is None else args.seed,
-        batch_size=args.batch_size or AttackSettings.batch_size,
+        seed=secrets.randbits(63) if settings["seed"] is None else settings["seed"],
+        batch_size=settings["batch_size"] or AttackSettings.batch_size,
     )
     output = _output_folder(args.output)
     try:
@@ -255,8 +270,8 @@ def _plan(args: argparse.Namespace) -> int:
             tau=tau,
             alpha=args.alpha,
             n=_sequential(args) or args.n,
-            test=_test(args),
-            correction=_correction(args),
+            test=_test(args) or joint,
+            correction=_correction(args) or holm,
             seconds_per_draw=speed,
         )
     except USER_ERRORS as error:
@@ -314,24 +329,23 @@ def _bundle(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     from monai_cert.inferers.lipschitz import LipschitzCertificationInferer
 
     chosen = {name: getattr(args, name) for name in ("sigma", "tau", "alpha", "n") if getattr(args, name) is not None}
-    overrides: dict[str, Any] = {
-        "seed": args.seed,
-        "batch_size": args.batch_size,
-        "denoise": not getattr(args, "no_denoise", False),
-        "intensity_range": getattr(args, "intensity_range", None),
-        "randomized": args.randomized,
-        "progress": sys.stderr.isatty() and _leads(),
-    }
-    if args.autocast is not None:
-        overrides["autocast"] = f"$torch.{args.autocast}"
-    if args.compile:
-        overrides["compile"] = True
     try:
-        overrides |= {"test": _test(args), "correction": _correction(args)}
+        asked = {
+            "seed": args.seed,
+            "batch_size": args.batch_size,
+            "intensity_range": getattr(args, "intensity_range", None),
+            "denoise": False if getattr(args, "no_denoise", False) else None,
+            "randomized": args.randomized or None,
+            "autocast": f"$torch.{args.autocast}" if args.autocast else None,
+            "compile": args.compile or None,
+            "test": _test(args),
+            "correction": _correction(args),
+            "sampling": _sequential(args),
+        }
+        overrides = {name: value for name, value in asked.items() if value is not None}
+        overrides["progress"] = sys.stderr.isatty() and _leads()
         if args.sigma is not None:
             GaussianNoise(args.sigma)
-        if (sampling := _sequential(args)) is not None:
-            overrides["sampling"] = sampling
         bundle = load_bundle(args.bundle, configs=args.config, device=args.device, settings=chosen, overrides=overrides)
         if isinstance(bundle.inferer, LipschitzCertificationInferer):
             return bundle, _lipschitz_settings(args, bundle)
@@ -350,15 +364,15 @@ def _bundle(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         "n0": inferer.test.n0,
         "looks": list(inferer.sampling.looks),
         "stop": inferer.sampling.stop,
-        "boundaries": None if inferer.sampling.stop is None else args.boundaries,
+        "boundaries": _boundaries(inferer.sampling),
         "test": inferer.test.name,
         "correction": inferer.correction.name,
         "tolerated": inferer.correction.tolerated,
         "randomized": inferer.randomized,
         "hypotheses": getattr(inferer.hypotheses, "name", "all"),
         "radius": None if isinstance(inferer.test, RadiusMap) else certified_radius(inferer.noise.sigma, inferer.tau),
-        "seed": args.seed,
-        "batch_size": args.batch_size,
+        "seed": inferer.seed,
+        "batch_size": inferer.batch_size,
         "autocast": None if inferer.autocast is None else str(inferer.autocast).removeprefix("torch."),
         "compile": inferer.compile,
         "device": str(next(bundle.network.parameters()).device),
@@ -370,15 +384,9 @@ def _bundle(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
 def _lipschitz_settings(args: argparse.Namespace, bundle: Any) -> dict[str, Any]:
     """The settings of a run without noise; refuses what only noise has."""
-    smoothing = {
-        **dict.fromkeys(("sigma", "tau", "alpha", "n", "seed", "mask", "autocast", "measure")),
-        **dict.fromkeys(("sequential", "randomized", "compile", "radius_map", "share_draws", "no_denoise"), False),
-        "test": "joint",
-        "correction": "holm",
-        "k": 1,
-    }
-    for name, unset in smoothing.items():
-        if getattr(args, name, unset) != unset:
+    for name in _OF_SMOOTHING:
+        value = getattr(args, name, None)
+        if value is not None and value is not False:  # a seed may be 0
             option = name.replace("_", "-")
             raise UsageError(f"--{option} goes with smoothing; a Lipschitz network is certified without noise")
     return {
@@ -391,10 +399,13 @@ def _lipschitz_settings(args: argparse.Namespace, bundle: Any) -> dict[str, Any]
     }
 
 
-def _test(args: argparse.Namespace) -> VoteTest:
-    test = joint if args.test == "joint" else SplitTest(args.n0)
+def _test(args: argparse.Namespace) -> VoteTest | None:
+    """The test that was asked for, if one was."""
+    if args.n0 is not None and args.test != "split":
+        raise UsageError("--n0 goes with --test split")
+    test = SplitTest(10 if args.n0 is None else args.n0) if args.test == "split" else joint
     if not getattr(args, "radius_map", False):
-        return test
+        return test if args.test else None
     if args.tau is not None or args.sequential or args.randomized:
         raise UsageError(
             "--radius-map gives each pixel its own radius: it goes without --tau, --sequential, --randomized"
@@ -402,20 +413,34 @@ def _test(args: argparse.Namespace) -> VoteTest:
     return RadiusMap(test)
 
 
-def _correction(args: argparse.Namespace) -> Correction:
-    if args.k > 1 and args.correction != "generalized_holm":
+def _correction(args: argparse.Namespace) -> Correction | None:
+    """The correction that was asked for, if one was."""
+    if args.k is not None and args.correction != "generalized_holm":
         raise UsageError("--k goes with --correction generalized_holm")
-    return _CORRECTIONS[args.correction](args.k)
+    return _CORRECTIONS[args.correction](args.k or 1) if args.correction else None
 
 
 def _sequential(args: argparse.Namespace) -> SequentialCertification | None:
     """The sequential certification that was asked for, if it was."""
+    given = {name: value for name in ("looks", "stop", "boundaries") if (value := getattr(args, name)) is not None}
     if not args.sequential:
+        if given:
+            raise UsageError(f"--{next(iter(given))} goes with --sequential")
         return None
     if args.n is not None:
         raise UsageError("--sequential finds the number of draws; leave out --n, or give the numbers with --looks")
-    boundaries = exact_boundaries if args.boundaries == "exact" else equal_split
-    return SequentialCertification(tuple(args.looks), args.stop, boundaries)
+    if "boundaries" in given:
+        given["boundaries"] = _BOUNDARIES[given["boundaries"]]
+    if "looks" in given:
+        given["looks"] = tuple(given["looks"])
+    return SequentialCertification(**given)
+
+
+def _boundaries(sampling: Sampling) -> str | None:
+    """What the command line calls the boundaries of a sequential certification; None for a fixed number of draws."""
+    if not isinstance(sampling, SequentialCertification):
+        return None
+    return next((name for name, boundaries in _BOUNDARIES.items() if boundaries is sampling.boundaries), "other")
 
 
 def _check_phantom(bundle: Any, inputs: Sequence[str], say: Callable[[str], object]) -> None:

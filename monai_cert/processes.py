@@ -19,10 +19,22 @@ from typing import Any
 import torch
 from torch.distributed import HashStore, PrefixStore, Store, rendezvous  # type: ignore[attr-defined]
 
-__all__ = ["Processes"]
+__all__ = ["Processes", "own_device"]
 
 _PATIENCE = timedelta(minutes=5)  # to reach the store
 _uses = itertools.count()
+
+
+def own_device(asked: str | None, local_rank: int) -> str | None:
+    """The torch device of one of several processes: of several GPUs on its machine its own.
+
+    Args:
+        asked: the device that was asked for; a GPU if there is one, where None.
+        local_rank: number of the process on its machine.
+    """
+    if asked not in (None, "cuda") or not torch.cuda.is_available():
+        return asked
+    return f"cuda:{local_rank % torch.cuda.device_count()}"
 
 
 class Processes:
@@ -52,14 +64,8 @@ class Processes:
         return self.rank == 0
 
     def device(self, asked: str | None) -> str | None:
-        """The torch device of this process: of several GPUs on its machine its own.
-
-        Args:
-            asked: the device that was asked for; a GPU if there is one, where None.
-        """
-        if self.count == 1 or asked not in (None, "cuda") or not torch.cuda.is_available():
-            return asked
-        return f"cuda:{self.local_rank % torch.cuda.device_count()}"
+        """See `own_device`."""
+        return asked if self.count == 1 else own_device(asked, self.local_rank)
 
     def tell(self, key: str, value: Any) -> None:
         """Let all processes hear something that JSON can hold."""

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from skimage import io
 
+from monai_cert.bundle import load_bundle
 from monai_cert.certificate import ABSTAIN, Certificate, classes_from_disk
 from monai_cert.cli import main
+from monai_cert.provenance import weights_sha256
 from tiny import SIDE, N
 
 
@@ -38,6 +40,32 @@ def test_tolerated_pixels_and_randomization_are_recorded(tiny: Path, tmp_path: P
     assert (record["error"], record["tolerated"], record["correction"]) == ("k-family-wise", 4, "generalized_holm")
     assert record["randomized"]
     assert "all but at most 4 of the" in record["statement"]
+
+
+def test_what_a_configuration_sets_is_not_undone_by_options_that_were_not_given(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overlay = {
+        "seed": 7,
+        "batch_size": 5,
+        "denoise": False,
+        "randomized": True,
+        "test": "$monai_cert.SplitTest(12)",
+        "correction": "$monai_cert.bonferroni",
+    }
+    (tmp_path / "own.json").write_text(json.dumps(overlay))
+    options = ["--bundle", tiny, "--config", tmp_path / "own.json", "--n", N, "--json"]
+    assert main(["certify", *map(str, options), "--output", str(tmp_path / "out")]) == 0
+    settings = json.loads(capsys.readouterr().out)["settings"]
+    record = json.loads((tmp_path / "out" / "phantom.json").read_text())
+    for found in (settings, record | record["provenance"]):
+        assert [found[name] for name in ("seed", "batch_size", "n0", "test", "correction", "randomized")] == [
+            *(7, 5, 12, "split", "bonferroni", True)
+        ]
+    plain = load_bundle(tiny, device="cpu").network
+    assert record["provenance"]["weights_sha256"] == weights_sha256([plain])  # no denoiser among the networks
+    assert main(["certify", *map(str, options), "--seed", "8", "--output", str(tmp_path / "other")]) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["seed"] == 8
 
 
 def test_only_the_mask_is_tested(tiny: Path, tmp_path: Path) -> None:
@@ -88,6 +116,11 @@ def three_classes(path: Path) -> None:
         (("--sequential", "--stop", "2"), "stop is a share"),
         (("--sequential", "--looks", "5", "9"), "cannot certify any of"),
         (("--mask", "absent.png"), "absent.png"),
+        (("--looks", "60", "70"), "--looks goes with --sequential"),
+        (("--stop", "0.5"), "--stop goes with --sequential"),
+        (("--boundaries", "equal"), "--boundaries goes with --sequential"),
+        (("--n0", "5"), "--n0 goes with --test split"),
+        (("--k", "5"), "--k goes with --correction generalized_holm"),
     ],
 )
 def test_wrong_choices_are_refused(

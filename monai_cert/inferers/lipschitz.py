@@ -76,7 +76,6 @@ class LipschitzCertificationInferer(CertifyingInferer[LipschitzSample]):
             without cuDNN, whose Fourier algorithms have no known bound of rounding. With a number as constant of a
             network that `lipschitz_bound` does not know, the margin of rounding is unknown too: float64 alone, and the
             claim says so.
-        progress: taken so that configurations of smoothing fit; one pass has no progress.
 
     Raises:
         ValueError: for a constant, radius or type out of range; on a call, see `sample`.
@@ -100,7 +99,6 @@ class LipschitzCertificationInferer(CertifyingInferer[LipschitzSample]):
         inferer: Inferer | None = None,
         bounds: Bounds = Bounds(),
         dtype: torch.dtype = torch.float64,
-        progress: bool = False,
     ) -> None:
         super().__init__()
         constant = lipschitz_constant.constant if isinstance(lipschitz_constant, LipschitzBound) else lipschitz_constant
@@ -182,9 +180,6 @@ class LipschitzCertificationInferer(CertifyingInferer[LipschitzSample]):
     def constant(self, network: Any) -> float:
         """The Lipschitz constant that a call would use; errors as in `sample`."""
         return self._constant(network, network_sha256(network) if isinstance(network, nn.Module) else None)[1]
-
-    def check_reach(self, pixels: int) -> None:
-        """One pass certifies any number of pixels; smoothing would need draws enough."""
 
     def _sample(
         self,
