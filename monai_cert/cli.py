@@ -76,6 +76,7 @@ def _certify(args: argparse.Namespace) -> int:
     first = _join_processes(args) if args.share_draws else True
     say = _say if first else _silent
     inputs = _inputs(args.inputs)
+    _keep_apart(args, inputs)
     bundle, settings = _bundle(args)
     _check_phantom(bundle, inputs, say)
     if "lipschitz_constant" not in settings:
@@ -198,6 +199,7 @@ def _attack(args: argparse.Namespace) -> int:
     inputs = _inputs([] if args.input is None else [args.input])
     if len(inputs) > 1:
         raise UsageError(f"{args.input} holds {len(inputs)} images; attack takes one")
+    _keep_apart(args, inputs)
     bundle, settings = _bundle(args)
     if "lipschitz_constant" in settings:
         raise UsageError("attack tries certificates of smoothing; a Lipschitz network has no votes to judge")
@@ -432,9 +434,10 @@ def _check_phantom(bundle: Any, inputs: Sequence[str], say: Callable[[str], obje
 def _inputs(paths: Sequence[str]) -> list[str]:
     """Image files, folders resolved; the phantom if there are none."""
     from monai_cert.data.files import list_images, stem
+    from monai_cert.data.phantoms import PHANTOM
 
     if not paths:
-        return ["phantom"]
+        return [PHANTOM]
     files: list[str] = []
     for path in paths:
         try:
@@ -447,6 +450,17 @@ def _inputs(paths: Sequence[str]) -> list[str]:
         if other != file:
             raise UsageError(f"{other} and {file} would write results of the same name; certify them into two folders")
     return list(dict.fromkeys(files))
+
+
+def _keep_apart(args: argparse.Namespace, inputs: Sequence[str]) -> None:
+    """Refuse an output folder in which results could overwrite inputs, or a mask that has the name of a result."""
+    from monai_cert.data.phantoms import PHANTOM
+
+    files = [file for file in (*inputs, args.mask) if file not in (PHANTOM, None, "borders")]
+    if Path(args.output).resolve() in {Path(file).parent.resolve() for file in files}:
+        raise UsageError(
+            f"results would be written among the images in {args.output}; give another folder with --output"
+        )
 
 
 def _output_folder(path: str) -> Path:

@@ -276,6 +276,26 @@ def test_two_inputs_of_one_name_are_refused(
     assert "same name" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["certify", "attack"])
+@pytest.mark.parametrize("place", ["same", "other/../same", "link"])
+def test_results_are_never_written_among_the_images(
+    tiny: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, place: str
+) -> None:
+    same = tmp_path / "same"
+    same.mkdir()
+    (tmp_path / "link").symlink_to(same)
+    (tmp_path / "other").mkdir()
+    for name in ("a.png", "a_classes.png"):
+        (same / name).write_bytes(picture.read_bytes())
+    options = ["--bundle", str(tiny), "--n", str(N), "--output", str(tmp_path / place)]
+    assert main([command, str(same / "a.png"), *options]) == 2
+    told = f"results would be written among the images in {tmp_path / place}; give another folder with --output"
+    assert capsys.readouterr().err == f"monai-cert: {told}\n"
+    assert main([command, *options, "--mask", str(same / "a_classes.png")]) == 2
+    assert sorted(file.name for file in same.iterdir()) == ["a.png", "a_classes.png"]
+    assert (same / "a_classes.png").read_bytes() == picture.read_bytes()
+
+
 def test_control_c_keeps_finished_results(tiny: Path, tmp_path: Path) -> None:
     for number in range(120):
         pixels = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
