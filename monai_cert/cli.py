@@ -78,6 +78,8 @@ def _certify(args: argparse.Namespace) -> int:
     inputs = _inputs(args.inputs)
     _keep_apart(args, inputs)
     bundle, settings = _bundle(args)
+    if args.measure:
+        _require(bundle, "displayable_configs#tau", "spatial_size")
     _check_phantom(bundle, inputs, say)
     if "lipschitz_constant" not in settings:
         bundle.inferer.share_draws = args.share_draws
@@ -160,6 +162,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         raise UsageError(explain(error)) from error
     args.device = processes.device(args.device)
     bundle, settings = _bundle(args)
+    _require(bundle, "labeled_preprocessing", "plain_inferer")
     settings |= {"dataset": args.dataset, "split": args.split, "limit": args.limit, "partial": args.partial}
     if "lipschitz_constant" not in settings:
         settings |= {"denoise": not args.no_denoise}
@@ -203,6 +206,7 @@ def _attack(args: argparse.Namespace) -> int:
     bundle, settings = _bundle(args)
     if "lipschitz_constant" in settings:
         raise UsageError("attack tries certificates of smoothing; a Lipschitz network has no votes to judge")
+    _require(bundle, "plain_inferer")
     _check_phantom(bundle, inputs, _say)
     try:
         check_radii(settings["radius"] if args.radius is None else args.radius, args.factors)
@@ -418,6 +422,14 @@ def _sequential(args: argparse.Namespace) -> SequentialCertification | None:
         raise UsageError("--sequential finds the number of draws; leave out --n, or give the numbers with --looks")
     boundaries = exact_boundaries if args.boundaries == "exact" else equal_split
     return SequentialCertification(tuple(args.looks), args.stop, boundaries)
+
+
+def _require(bundle: Any, *entries: str) -> None:
+    """Refuse a bundle that lacks what the command will need."""
+    try:
+        bundle.require(*entries)
+    except ValueError as error:
+        raise UsageError(explain(error)) from error
 
 
 def _check_phantom(bundle: Any, inputs: Sequence[str], say: Callable[[str], object]) -> None:

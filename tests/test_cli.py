@@ -230,6 +230,12 @@ def test_weights_that_do_not_fit_are_named(
     torch.save({"wrong": torch.zeros(3)}, broken / "models" / "model.pt")
     assert certify(broken, tmp_path / "out", picture) == 2
     assert "do not fit the bundle's network" in capsys.readouterr().err
+    whole = (tiny / "models" / "model.pt").read_bytes()
+    for size in (0, 100, len(whole) // 2, len(whole) - 10):
+        (broken / "models" / "model.pt").write_bytes(whole[:size])
+        assert certify(broken, tmp_path / "out", picture) == 2
+        told = capsys.readouterr().err
+        assert f"the weights {broken}/models/model.pt are damaged or cut short; fetch them again" in told, size
     (broken / "models" / "model.pt").write_bytes(b"no weights")
     assert certify(broken, tmp_path / "out", picture) == 2
     assert "model.pt" in capsys.readouterr().err
