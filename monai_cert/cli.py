@@ -188,9 +188,11 @@ def _evaluate(args: argparse.Namespace) -> int:
         print(json.dumps(results, indent=4, allow_nan=False))
     means = "  ".join(f"{name} {value:.4f}" for name, value in results["means"].items() if value is not None)
     counts = results["counts"]
-    _say(f"means over {results['images']} of {counts['asked']} images: {means}")
-    if counts["failed"] or counts["not_done"]:
-        _say(f"{counts['failed'] + counts['not_done']} images have no result; the same command tries them again")
+    if results["images"]:
+        _say(f"means over {results['images']} of {counts['asked']} images: {means}")
+    if without := counts["failed"] + counts["not_done"]:
+        them = "1 image has no result; the same command tries it again"
+        _say(them if without == 1 else f"{without} images have no result; the same command tries them again")
         return SOME_FAILED
     return DONE
 
@@ -477,6 +479,8 @@ def _keep_apart(args: argparse.Namespace, inputs: Sequence[str]) -> None:
 
 def _output_folder(path: str) -> Path:
     folder = Path(path)
+    if folder.is_file():
+        raise UsageError(f"{folder} is a file; give a folder with --output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".monai_cert_probe"

@@ -247,6 +247,24 @@ def test_an_output_folder_that_cannot_be_written_is_refused(
     (tmp_path / "file").touch()
     assert certify(tiny, tmp_path / "file" / "out", picture) == 2
     assert "cannot be written" in capsys.readouterr().err
+    assert certify(tiny, tmp_path / "file", picture) == 2
+    assert capsys.readouterr().err == f"monai-cert: {tmp_path / 'file'} is a file; give a folder with --output\n"
+
+
+@pytest.mark.parametrize(("kind", "result"), [("png", "film_overlay.png"), ("nii.gz", "film_radius.nii.gz")])
+def test_a_folder_in_the_place_of_a_result_is_named(
+    tiny: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, result: str
+) -> None:
+    film = tmp_path / f"film.{kind}"
+    if kind == "png":
+        picture.rename(film)
+    else:
+        sitk.WriteImage(sitk.GetImageFromArray(np.full((48, 64), 0.5, dtype=np.float32)), str(film))
+    place = tmp_path / "out" / result
+    place.mkdir(parents=True)
+    assert certify(tiny, tmp_path / "out", film) == 1
+    assert f"{place}: is a folder where a file of results belongs; move it away" in capsys.readouterr().err
+    assert not [file for file in place.parent.iterdir() if file.name.startswith(".")]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
