@@ -6,19 +6,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
 from monai_cert.bounds import Bounds
 from monai_cert.inferers.certification import CertificationInferer
+from monai_cert.networks.checkpoints import misfit, read_weights
 
 __all__ = ["DEFAULT_BUNDLE", "CertifiedBundle", "find_bundle", "load_bundle"]
 
@@ -45,12 +44,14 @@ class CertifiedBundle:
         root: its folder.
         preprocessing: from ``{"image": path}`` to ``{"image": (C, *spatial)}``.
         network: the segmenter with its weights, in evaluation mode.
-        inferer: the certification inferer of ``configs/certify.json``.
+        inferer: the certification inferer of ``configs/certify.json``, or that of a Lipschitz network, where a
+            configuration that was laid over it puts one in its place.
         bounds: pixel values of the network's input, from the metadata.
         class_names: a name a class.
         parser: the configurations, overlays included.
         configuration_sha256: digest of the configurations as they stand in the files, laid over one another, before
             settings and other replacements, and of the JSON files beside the weights.
+        files: the configurations, in the order in which they are laid over one another.
     """
 
     name: str
@@ -62,6 +63,43 @@ class CertifiedBundle:
     class_names: tuple[str, ...]
     parser: ConfigParser
     configuration_sha256: str
+    files: tuple[Path, ...]
+
+    def require(self, *entries: str) -> None:
+        """Look before work begins whether the configurations have what it will need.
+
+        Args:
+            entries: such as ``labeled_preprocessing`` or ``displayable_configs#tau``.
+
+        Raises:
+            ValueError: if they lack one; the message names the files.
+        """
+        for entry in entries:
+            if entry not in self.parser:
+                raise ValueError(_lacking(self.files, entry))
+
+
+class _Configurations(ConfigParser):
+    """Configurations that know their files, and name them where an entry is missing."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = tuple(files)
+        super().__init__()
+
+    def get_parsed_content(self, id: str = "", **kwargs: Any) -> Any:
+        """As MONAI does it.
+
+        Raises:
+            ValueError: if there is no such entry, or another one refers to what is not there.
+        """
+        if id not in self:
+            raise ValueError(_lacking(self.files, id))
+        try:
+            return super().get_parsed_content(id, **kwargs)
+        except ValueError as error:
+            if "is not defined in the config content" not in str(error):
+                raise
+            raise ValueError(f"{_and(self.files)}, entry {id!r}: {error}") from error
 
 
 def find_bundle(name_or_dir: str | Path) -> Path:
@@ -121,20 +159,22 @@ def load_bundle(
             raise FileNotFoundError(f"the bundle {root} has no configs/{file.name}")
     bounds = _bounds(root / "configs" / "metadata.json")
     files += [_overlay(root, config) for config in configs]
-    parser = ConfigParser()
+    parser = _Configurations(files)
     parser.read_meta(root / "configs" / "metadata.json")
     parser.read_config(_merged(files))
     configuration = _digest(parser.get(), root)
     parser["bundle_root"] = str(root)
     if device is not None:
         parser["device"] = f"$torch.device({device!r})"
+    if settings and "displayable_configs" not in parser:
+        raise ValueError(_lacking(files, "displayable_configs"))
     for name, value in (settings or {}).items():
         parser[_SETTINGS[name]] = value
     for name, value in (overrides or {}).items():
         parser[name] = value
     parser.parse()
     network = parser.get_parsed_content("network")
-    _load_weights(network, Path(parser.get_parsed_content("weights")))
+    _load_weights(network, Path(parser.get_parsed_content("weights")), files[2:])
     return CertifiedBundle(
         name=root.name,
         root=root,
@@ -145,6 +185,7 @@ def load_bundle(
         class_names=tuple(parser.get_parsed_content("class_names")),
         parser=parser,
         configuration_sha256=configuration,
+        files=tuple(files),
     )
 
 
@@ -179,7 +220,7 @@ def _merged(files: Sequence[Path]) -> dict[str, Any]:
             raise ValueError(f"{file} is no JSON file of named entries; a configuration must be one") from error
     for name in _ENTRIES:
         if name not in merged:
-            raise ValueError(f"{' and '.join(map(str, files))} have no entry {name!r}, which a bundle needs")
+            raise ValueError(_lacking(files, name))
     return merged
 
 
@@ -191,15 +232,27 @@ def _digest(configuration: Mapping[str, Any], root: Path) -> str:
     return digest.hexdigest()
 
 
-def _load_weights(network: nn.Module, file: Path) -> None:
+def _load_weights(network: nn.Module, file: Path, overlays: Sequence[Path]) -> None:
     if not file.is_file():
-        raise FileNotFoundError(f"the bundle's weights {file} are missing")
-    device = next(network.parameters()).device
+        raise FileNotFoundError(
+            f"the bundle's weights {file} are missing; train them with the bundle's recipe, or install the bundle again"
+        )
+    state = read_weights(file)
     try:
-        state = torch.load(file, map_location=device, weights_only=True)
         network.load_state_dict(state.get("model", state))
-    except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
-        raise ValueError(f"the weights {file} do not fit the bundle's network: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, AttributeError, TypeError) as error:
+        reason = misfit(error) if isinstance(error, RuntimeError) else "they are no dictionary of tensors"
+        names = " and ".join(overlay.name for overlay in overlays)
+        doubt = f"; the configurations {names} may not go together" if len(overlays) > 1 else ""
+        raise ValueError(f"the weights {file} do not fit the bundle's network: {reason}{doubt}") from error
+
+
+def _lacking(files: Sequence[Path], entry: str) -> str:
+    return f"{_and(files)} have no entry {entry!r}, which a bundle needs"
+
+
+def _and(files: Sequence[Path]) -> str:
+    return " and ".join(map(str, files))
 
 
 def _places() -> Iterator[Path]:

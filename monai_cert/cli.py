@@ -86,7 +86,10 @@ def _certify(args: argparse.Namespace) -> int:
     first = _join_processes(args) if args.share_draws else True
     say = _say if first else _silent
     inputs = _inputs(args.inputs)
+    _keep_apart(args, inputs)
     bundle, settings = _bundle(args)
+    if args.measure:
+        _require(bundle, "displayable_configs#tau", "spatial_size")
     _check_phantom(bundle, inputs, say)
     if "lipschitz_constant" not in settings:
         bundle.inferer.share_draws = args.share_draws
@@ -174,6 +177,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         raise UsageError(explain(error)) from error
     args.device = processes.device(args.device)
     bundle, settings = _bundle(args)
+    _require(bundle, "labeled_preprocessing", "plain_inferer")
     settings |= {"dataset": args.dataset, "split": args.split, "limit": args.limit, "partial": args.partial}
     if "lipschitz_constant" not in settings:
         settings |= {"denoise": isinstance(bundle.inferer.inferer, DiffusionDenoiseInferer)}
@@ -199,9 +203,11 @@ def _evaluate(args: argparse.Namespace) -> int:
         print(json.dumps(results, indent=4, allow_nan=False))
     means = "  ".join(f"{name} {value:.4f}" for name, value in results["means"].items() if value is not None)
     counts = results["counts"]
-    _say(f"means over {results['images']} of {counts['asked']} images: {means}")
-    if counts["failed"] or counts["not_done"]:
-        _say(f"{counts['failed'] + counts['not_done']} images have no result; the same command tries them again")
+    if results["images"]:
+        _say(f"means over {results['images']} of {counts['asked']} images: {means}")
+    if without := counts["failed"] + counts["not_done"]:
+        them = "1 image has no result; the same command tries it again"
+        _say(them if without == 1 else f"{without} images have no result; the same command tries them again")
         return SOME_FAILED
     return DONE
 
@@ -213,9 +219,11 @@ def _attack(args: argparse.Namespace) -> int:
     inputs = _inputs([] if args.input is None else [args.input])
     if len(inputs) > 1:
         raise UsageError(f"{args.input} holds {len(inputs)} images; attack takes one")
+    _keep_apart(args, inputs)
     bundle, settings = _bundle(args)
     if "lipschitz_constant" in settings:
         raise UsageError("attack tries certificates of smoothing; a Lipschitz network has no votes to judge")
+    _require(bundle, "plain_inferer")
     _check_phantom(bundle, inputs, _say)
     try:
         check_radii(settings["radius"] if args.radius is None else args.radius, args.factors)
@@ -443,6 +451,14 @@ def _boundaries(sampling: Sampling) -> str | None:
     return next((name for name, boundaries in _BOUNDARIES.items() if boundaries is sampling.boundaries), "other")
 
 
+def _require(bundle: Any, *entries: str) -> None:
+    """Refuse a bundle that lacks what the command will need."""
+    try:
+        bundle.require(*entries)
+    except ValueError as error:
+        raise UsageError(explain(error)) from error
+
+
 def _check_phantom(bundle: Any, inputs: Sequence[str], say: Callable[[str], object]) -> None:
     """Where the phantom is the input, say so, or refuse if the bundle has none."""
     from monai_cert.data.phantoms import PHANTOM
@@ -457,9 +473,10 @@ def _check_phantom(bundle: Any, inputs: Sequence[str], say: Callable[[str], obje
 def _inputs(paths: Sequence[str]) -> list[str]:
     """Image files, folders resolved; the phantom if there are none."""
     from monai_cert.data.files import list_images, stem
+    from monai_cert.data.phantoms import PHANTOM
 
     if not paths:
-        return ["phantom"]
+        return [PHANTOM]
     files: list[str] = []
     for path in paths:
         try:
@@ -474,8 +491,21 @@ def _inputs(paths: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(files))
 
 
+def _keep_apart(args: argparse.Namespace, inputs: Sequence[str]) -> None:
+    """Refuse an output folder in which results could overwrite inputs, or a mask that has the name of a result."""
+    from monai_cert.data.phantoms import PHANTOM
+
+    files = [file for file in (*inputs, args.mask) if file not in (PHANTOM, None, "borders")]
+    if Path(args.output).resolve() in {Path(file).parent.resolve() for file in files}:
+        raise UsageError(
+            f"results would be written among the images in {args.output}; give another folder with --output"
+        )
+
+
 def _output_folder(path: str) -> Path:
     folder = Path(path)
+    if folder.is_file():
+        raise UsageError(f"{folder} is a file; give a folder with --output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".monai_cert_probe"

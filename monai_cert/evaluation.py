@@ -143,7 +143,8 @@ def evaluate_dataset(
         bundle: the bundle.
         items: a datalist.
         settings: what to record as ``settings``. All but ``limit``, ``partial`` and the number of a device must be
-            the same when a run is continued.
+            the same when a run is continued; of ``configs`` the content, by its digest, and ``radius`` follows from
+            the others.
         folder: where the files go; it exists.
         say: called with a line of text after each image.
         left_out: number of images that are not among the items for want of files, to be recorded.

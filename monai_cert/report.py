@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -39,7 +41,13 @@ __all__ = [
 
 
 def write_whole(path: Path, content: bytes) -> Path:
-    """Write a file under a temporary name beside it, then rename: readers see it whole or not at all."""
+    """Write a file under a temporary name beside it, then rename: readers see it whole or not at all.
+
+    Raises:
+        OSError: if it cannot be written, or a folder stands in its place.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder where a file of results belongs; move it away", str(path))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with temporary.open("wb") as file:
@@ -69,7 +77,7 @@ def write_certificate(
     class_names: tuple[str, ...] | None = None,
     measured: Measured | None = None,
 ) -> dict[str, str]:
-    """Write the four files of one input.
+    """Write the files of one input, four to six.
 
     Args:
         folder: where they go; it exists.
@@ -202,13 +210,11 @@ def _write_nifti(path: Path, array: npt.NDArray[Any], source: Path | None) -> Pa
     image = sitk.GetImageFromArray(array)
     if source is not None:
         _take_geometry(image, source)
-    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
-    try:
-        sitk.WriteImage(image, str(temporary), useCompression=True)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    # SimpleITK writes to names alone.
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "image.nii.gz"
+        sitk.WriteImage(image, str(file), useCompression=True)
+        return write_whole(path, file.read_bytes())
 
 
 def _take_geometry(image: sitk.Image, source: Path) -> None:

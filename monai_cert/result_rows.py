@@ -70,9 +70,11 @@ class ResultRows:
 
         Raises:
             OtherRunError: if anything in the folder was made with other settings, from other images, or by another
-                version; nothing is changed then.
+                version, or a file stands in the place of ``rows``; nothing is changed then.
             OSError: if the folder or an image cannot be read, or the folder not be written.
         """
+        if (place := self.folder / "rows").exists() and not place.is_dir():
+            raise OtherRunError(f"{place} is a file where the folder of results belongs; move it away")
         self._check_run()
         again: list[Path] = []
         for item in items:
@@ -173,10 +175,15 @@ class ResultRows:
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     """What differs between two identities, as words: ``sigma (0.25, now 0.5), n (100, now 50)``; empty if nothing does.
 
+    Smoothing and one pass through a Lipschitz network have few settings in common, so of these only that is told.
+
     Example:
         >>> differences({"sigma": 0.25, "weights_sha256": "a3"}, {"sigma": 0.5, "weights_sha256": "bb"})
         'sigma (0.25, now 0.5), weights_sha256'
     """
+    kinds = ["of a Lipschitz network" if "lipschitz_constant" in run else "of smoothing" for run in (theirs, ours)]
+    if kinds[0] != kinds[1]:
+        return f"the kind of their certificates ({kinds[0]}, now {kinds[1]})"
     names = [name for name in dict.fromkeys([*ours, *theirs]) if theirs.get(name) != ours.get(name)]
     return ", ".join(
         name if name.endswith("sha256") else f"{name} ({theirs.get(name)}, now {ours.get(name)})" for name in names

@@ -41,13 +41,14 @@ def certificate_figure(
     """Draw image, certified classes and radius side by side, with the claim below.
 
     Args:
-        image: (C, H, W) or (C, D, H, W) in the certificate's bounds, C 1 or 3; of a volume the middle slice is shown.
+        image: (C, H, W) or (C, D, H, W) in the certificate's bounds; of a volume the middle slice is shown. Three
+            channels are shown in color, of any other number the first in gray.
         certificate: its certificate.
         title: what to call the image.
         class_names: a name a class; "class 0", ... if None.
 
     Returns:
-        The figure, 15 inches wide.
+        The figure, 15.4 inches wide.
     """
     names = class_names or _numbered(certificate)
     shown_as, share = certificate.classes, f"certified {certificate.certified_fraction:.1%} of pixels"
@@ -105,7 +106,8 @@ def attack_figure(
     """Draw an attack on a certificate: image, attacked image, both networks' answers to it, and what held.
 
     Args:
-        image: (C, H, W) or (C, D, H, W) in the certificate's bounds, C 1 or 3; of a volume the middle slice is shown.
+        image: (C, H, W) or (C, D, H, W) in the certificate's bounds; of a volume the middle slice is shown. Three
+            channels are shown in color, of any other number the first in gray.
         delta: its change, of the same shape.
         certificate: the certificate that was attacked.
         plain: (*spatial) classes that the plain network gives under its own attack, and the pixels that changed.
@@ -230,9 +232,10 @@ def _slice(array: npt.NDArray[Any], ndim: int) -> npt.NDArray[Any]:
 
 
 def _picture(image: npt.NDArray[np.floating], certificate: Certificate) -> npt.NDArray[np.floating]:
-    """(H, W, C) in [0, 1] of an image or of the middle slice of a volume."""
+    """(H, W, 3), or (H, W, 1) of the first channel where there are not 3, in [0, 1]; of a volume the middle slice."""
     low, high = certificate.bounds
-    return np.clip((np.moveaxis(_slice(image, 3), 0, -1) - low) / (high - low), 0, 1)
+    shown = _slice(image if len(image) == 3 else image[:1], 3)
+    return np.clip((np.moveaxis(shown, 0, -1) - low) / (high - low), 0, 1)
 
 
 def _pixels(mask: Mask) -> str:

@@ -27,7 +27,7 @@ from monai_cert.cli import main
 from monai_cert.data.chest_xray import chest_xray_datalist
 from monai_cert.inferers.voting import draw_votes
 from monai_cert.noise import GaussianNoise, draw_seeds
-from monai_cert.visualize import attack_figure
+from monai_cert.visualize import attack_figure, certificate_figure
 from tiny import SIDE, N, make_tiny_bundle
 
 NOISE = GaussianNoise(0.25)
@@ -199,7 +199,7 @@ def test_what_cannot_be_attacked_is_refused() -> None:
         AttackSettings(alpha=1.0)
 
 
-@pytest.mark.parametrize("shape", [(1, 24, 20), (3, 24, 20), (1, 4, 24, 20)])
+@pytest.mark.parametrize("shape", [(1, 24, 20), (2, 24, 20), (3, 24, 20), (4, 24, 20), (1, 4, 24, 20)])
 def test_the_picture_shows_every_count(shape: tuple[int, ...]) -> None:
     spatial = shape[1:]
     certificate = certify(np.stack([np.full(spatial, 100), np.zeros(spatial, int)]), noise=NOISE)
@@ -221,6 +221,7 @@ def test_the_picture_shows_every_count(shape: tuple[int, ...]) -> None:
     titles = [axes.get_title() for axes in figure.axes]
     for words, mask in zip(("flipped", "outvoted", "proved flipped"), marks, strict=True):
         assert any(f"{mask.sum()} pixel" in title and title.endswith(words) for title in titles)
+    assert certificate_figure(np.zeros(shape, np.float32), certificate, title="as well").get_figwidth() == 15.4
 
 
 def attacked(tiny: Path, output: Path, *arguments: object) -> int:

@@ -230,6 +230,12 @@ def test_weights_that_do_not_fit_are_named(
     torch.save({"wrong": torch.zeros(3)}, broken / "models" / "model.pt")
     assert certify(broken, tmp_path / "out", picture) == 2
     assert "do not fit the bundle's network" in capsys.readouterr().err
+    whole = (tiny / "models" / "model.pt").read_bytes()
+    for size in (0, 100, len(whole) // 2, len(whole) - 10):
+        (broken / "models" / "model.pt").write_bytes(whole[:size])
+        assert certify(broken, tmp_path / "out", picture) == 2
+        told = capsys.readouterr().err
+        assert f"the weights {broken}/models/model.pt are damaged or cut short; fetch them again" in told, size
     (broken / "models" / "model.pt").write_bytes(b"no weights")
     assert certify(broken, tmp_path / "out", picture) == 2
     assert "model.pt" in capsys.readouterr().err
@@ -241,6 +247,24 @@ def test_an_output_folder_that_cannot_be_written_is_refused(
     (tmp_path / "file").touch()
     assert certify(tiny, tmp_path / "file" / "out", picture) == 2
     assert "cannot be written" in capsys.readouterr().err
+    assert certify(tiny, tmp_path / "file", picture) == 2
+    assert capsys.readouterr().err == f"monai-cert: {tmp_path / 'file'} is a file; give a folder with --output\n"
+
+
+@pytest.mark.parametrize(("kind", "result"), [("png", "film_overlay.png"), ("nii.gz", "film_radius.nii.gz")])
+def test_a_folder_in_the_place_of_a_result_is_named(
+    tiny: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, result: str
+) -> None:
+    film = tmp_path / f"film.{kind}"
+    if kind == "png":
+        picture.rename(film)
+    else:
+        sitk.WriteImage(sitk.GetImageFromArray(np.full((48, 64), 0.5, dtype=np.float32)), str(film))
+    place = tmp_path / "out" / result
+    place.mkdir(parents=True)
+    assert certify(tiny, tmp_path / "out", film) == 1
+    assert f"{place}: is a folder where a file of results belongs; move it away" in capsys.readouterr().err
+    assert not [file for file in place.parent.iterdir() if file.name.startswith(".")]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -274,6 +298,26 @@ def test_two_inputs_of_one_name_are_refused(
     twin.write_bytes(picture.read_bytes())
     assert certify(tiny, tmp_path / "out", picture, twin) == 2
     assert "same name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["certify", "attack"])
+@pytest.mark.parametrize("place", ["same", "other/../same", "link"])
+def test_results_are_never_written_among_the_images(
+    tiny: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, place: str
+) -> None:
+    same = tmp_path / "same"
+    same.mkdir()
+    (tmp_path / "link").symlink_to(same)
+    (tmp_path / "other").mkdir()
+    for name in ("a.png", "a_classes.png"):
+        (same / name).write_bytes(picture.read_bytes())
+    options = ["--bundle", str(tiny), "--n", str(N), "--output", str(tmp_path / place)]
+    assert main([command, str(same / "a.png"), *options]) == 2
+    told = f"results would be written among the images in {tmp_path / place}; give another folder with --output"
+    assert capsys.readouterr().err == f"monai-cert: {told}\n"
+    assert main([command, *options, "--mask", str(same / "a_classes.png")]) == 2
+    assert sorted(file.name for file in same.iterdir()) == ["a.png", "a_classes.png"]
+    assert (same / "a_classes.png").read_bytes() == picture.read_bytes()
 
 
 def test_control_c_keeps_finished_results(tiny: Path, tmp_path: Path) -> None:
@@ -318,7 +362,8 @@ def test_evaluate_writes_rows_and_means(tiny: Path, tmp_path: Path, capsys: pyte
     assert [row["id"] for row in rows] == ["a", "c"]
     assert results["means"].pop("dice_under_attack") is None  # of a network that votes
     for name, mean in results["means"].items():
-        assert mean == pytest.approx(np.mean([float(row[name]) for row in rows]))
+        found = np.mean([float(row[name]) for row in rows])
+        assert np.isnan(found) if mean is None else mean == pytest.approx(found)
     for row in rows:
         assert float(row["worst_case_dice"]) <= float(row["certified_dice"])
     assert main([*arguments, "--output", str(tmp_path / "out")]) == 0

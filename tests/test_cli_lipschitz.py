@@ -48,7 +48,7 @@ def certify(bundle: Path, output: Path, *arguments: object) -> int:
 def test_certify_writes_what_it_writes_for_smoothing(
     bundle: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert certify(bundle, tmp_path, picture, "--json") == 0
+    assert certify(bundle, tmp_path / "out", picture, "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["settings"]["lipschitz_constant"] > 0
     entry = report["inputs"][0]
@@ -76,12 +76,12 @@ def test_certify_writes_what_it_writes_for_smoothing(
 def test_what_only_noise_has_is_refused(
     bundle: Path, picture: Path, tmp_path: Path, option: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert certify(bundle, tmp_path, picture, *option) == 2
+    assert certify(bundle, tmp_path / "out", picture, *option) == 2
     assert f"{option[0]} goes with smoothing" in capsys.readouterr().err
 
 
 def test_attack_is_refused(bundle: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["attack", picture, "--bundle", bundle, "--config", CONFIG, "--output", tmp_path]
+    arguments = ["attack", picture, "--bundle", bundle, "--config", CONFIG, "--output", tmp_path / "out"]
     assert main([str(a) for a in arguments]) == 2
     assert "has no votes to judge" in capsys.readouterr().err
 

@@ -72,12 +72,13 @@ def test_only_the_mask_is_tested(tiny: Path, tmp_path: Path) -> None:
     mask = np.zeros((64, 64), dtype=np.uint8)
     mask[:32] = 255
     io.imsave(tmp_path / "mask.png", mask, check_contrast=False)
-    record = certify(tiny, tmp_path, "--n", N, "--mask", tmp_path / "mask.png")
+    record = certify(tiny, tmp_path / "out", "--n", N, "--mask", tmp_path / "mask.png")
     assert record["tested"] == SIDE * SIDE // 2
     assert record["hypotheses"].startswith("mask file, sha256 ")
-    classes = classes_from_disk(io.imread(tmp_path / "phantom_classes.png"))
+    classes = classes_from_disk(io.imread(tmp_path / "out" / "phantom_classes.png"))
     assert (classes[SIDE // 2 :] == ABSTAIN).all()
-    assert certify(tiny, tmp_path, "--n", N, "--mask", "borders")["hypotheses"].startswith("outside dark borders")
+    borders = certify(tiny, tmp_path / "out", "--n", N, "--mask", "borders")
+    assert borders["hypotheses"].startswith("outside dark borders")
 
 
 def test_groups_of_a_hierarchy_are_written_beside_the_classes(tiny: Path, tmp_path: Path) -> None:

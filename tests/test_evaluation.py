@@ -17,7 +17,7 @@ from scipy import stats
 
 from monai_cert import evaluation
 from monai_cert.cli import main
-from monai_cert.result_rows import OtherRunError, ResultRows
+from monai_cert.result_rows import OtherRunError, ResultRows, differences
 from tiny import N, make_tiny_set
 
 COUNT = 4
@@ -427,7 +427,7 @@ def test_an_image_that_failed_is_tried_again(
         error = capsys.readouterr().err
         assert ("all" in error.splitlines()[0]) is False, attempt
         assert "phantom_01.png" in error
-        assert "1 images have no result; the same command tries them again" in error
+        assert "1 image has no result; the same command tries it again" in error
         found = results(tmp_path / "out")
         assert found["counts"] == {"asked": COUNT, "done": COUNT - 1, "failed": 1, "not_done": 0, "left_out": 0}
         assert [failure["id"] for failure in found["failures"]] == ["phantom_01"]
@@ -505,6 +505,33 @@ def test_an_unknown_set_names_the_known_ones(
     assert evaluate(tiny, data, tmp_path, "--dataset", "chestomery") == 2
     error = capsys.readouterr().err
     assert all(name in error for name in ("montgomery", "shenzhen", "jsrt", "isic2018", "cvc_clinicdb", "kvasir_seg"))
+
+
+def test_without_any_result_no_means_are_told(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_tiny_set(tmp_path, 2)
+    for image in (tmp_path / "MontgomerySet" / "CXR_png").iterdir():
+        image.write_bytes(image.read_bytes()[:100])
+    assert evaluate(tiny, tmp_path, tmp_path / "out") == 1
+    told = capsys.readouterr().err
+    assert "means" not in told
+    assert told.endswith("2 images have no result; the same command tries them again\n")
+
+
+def test_a_file_in_the_place_of_the_rows_is_named(
+    tiny: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows").touch()
+    assert evaluate(tiny, data, tmp_path) == 2
+    told = f"{tmp_path / 'rows'} is a file where the folder of results belongs; move it away"
+    assert capsys.readouterr().err == f"monai-cert: {told}\n"
+
+
+def test_of_another_kind_of_certificate_only_that_is_told() -> None:
+    smoothing, lipschitz = {"sigma": 0.25, "n": 100}, {"lipschitz_constant": 1.0, "dtype": "float32"}
+    assert differences(smoothing, lipschitz) == (
+        "the kind of their certificates (of smoothing, now of a Lipschitz network)"
+    )
+    assert differences(lipschitz, lipschitz | {"lipschitz_constant": 2.0}) == "lipschitz_constant (1.0, now 2.0)"
 
 
 def test_ids_are_never_paths_and_never_shared(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def list_sets(
     for name in names:
         found = known[name](root)
         if splits is not None and split is not None:
-            found = read_split(splits, name, split, (groups or {}).get(name)).select(found, partial)
+            found = read_split(splits, name, split, (groups or {}).get(name)).select(found, partial, root)
         items += found
     return items
 

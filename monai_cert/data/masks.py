@@ -99,7 +99,8 @@ class LoadClasses(Transform):
 def _read_masks(files: Sequence[str | Path]) -> list[npt.NDArray[np.bool_]]:
     masks = [read_mask(file) for file in files]
     if len({mask.shape for mask in masks}) != 1:
-        raise ValueError(f"the masks {', '.join(map(str, files))} differ in size")
+        sizes = ", ".join(f"{file} ({_size(mask)})" for file, mask in zip(files, masks, strict=True))
+        raise ValueError(f"the masks {sizes} differ in size")
     return masks
 
 
@@ -176,5 +177,5 @@ class RequireMaskFitsd(MapTransform):
         return dict(data)
 
 
-def _size(picture: torch.Tensor) -> str:
+def _size(picture: torch.Tensor | npt.NDArray[Any]) -> str:
     return " x ".join(map(str, picture.shape[1:]))

@@ -26,12 +26,15 @@ class Split:
     name: str
     ids: tuple[str, ...]
 
-    def select(self, items: list[dict[str, Any]], partial: bool = False) -> list[dict[str, Any]]:
+    def select(
+        self, items: list[dict[str, Any]], partial: bool = False, folder: str | Path = "the folder"
+    ) -> list[dict[str, Any]]:
         """Keep the items of this split, in its order.
 
         Args:
             items: all items of the data set that there are.
             partial: leave out images of the split that are not among the items.
+            folder: where the items were found, for the message.
 
         Raises:
             FileNotFoundError: if one of its images is not among the items; with ``partial``, if none is.
@@ -39,9 +42,10 @@ class Split:
         by_id = {item["id"]: item for item in items}
         missing = [image for image in self.ids if image not in by_id]
         if missing and (len(missing) == len(self.ids) or not partial):
+            mend = "" if len(missing) == len(self.ids) else "; --partial (partial=True) leaves them out"
             raise FileNotFoundError(
                 f"{len(missing)} of the {len(self.ids)} images of {self.dataset}/{self.name} are missing, "
-                f"first {', '.join(missing[:3])}: the folder is incomplete"
+                f"first {', '.join(missing[:3])}: {folder} is incomplete{mend}"
             )
         return [by_id[image] for image in self.ids if image in by_id]
 

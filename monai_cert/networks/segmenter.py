@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from monai_cert.networks.checkpoints import misfit, read_weights
 from monai_cert.networks.constants import LipschitzBound, lipschitz_bound
 from monai_cert.networks.layers import ClassScale, MaxMin, PixelStandardization, SizedSequential, SplitSkip
 
@@ -136,7 +137,7 @@ class LipschitzSegmenter(SizedSequential):
         try:
             network.load_state_dict(state)
         except RuntimeError as error:
-            raise ValueError(f"the checkpoint does not fit its settings: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"the checkpoint does not fit its settings: {misfit(error)}") from error
         return network.eval()
 
     def _load_from_state_dict(
@@ -170,18 +171,9 @@ def bound_of_checkpoint(checkpoint: str | Path) -> LipschitzBound:
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it is no such checkpoint.
+        ValueError: if it is damaged, or no such checkpoint.
     """
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:
-        # On bytes that are no checkpoint the unpickler raises whatever comes up.
-        raise ValueError(f"{checkpoint} is no checkpoint") from error
-    if not isinstance(state, dict):
-        raise ValueError(f"{checkpoint} is no checkpoint of a network")
-    return lipschitz_bound(LipschitzSegmenter.of_state(state))
+    return lipschitz_bound(LipschitzSegmenter.of_state(read_weights(checkpoint)))
 
 
 class _Plain:

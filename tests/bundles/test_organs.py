@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from monai_cert import chest_xray_datalist
 from monai_cert.bundle import DEFAULT_BUNDLE, CertifiedBundle, find_bundle, load_bundle
 from monai_cert.certificate import classes_from_disk
 from monai_cert.cli import main
-from tiny import N, make_tiny_bundle
+from tiny import N, make_tiny_bundle, make_tiny_set
 
 CONFIGS = find_bundle(DEFAULT_BUNDLE) / "configs"
 NAMES = {
@@ -140,3 +141,53 @@ def test_a_bundle_without_an_entry_is_refused_by_its_name(tmp_path: Path) -> Non
     inference.write_text(json.dumps(config))
     with pytest.raises(ValueError, match="no entry 'weights'"):
         load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("command", "file", "entry"),
+    [
+        ("evaluate", "certify.json", "labeled_preprocessing"),
+        ("evaluate", "certify.json", "plain_inferer"),
+        ("attack", "certify.json", "plain_inferer"),
+        ("certify", "certify.json", "displayable_configs"),
+        ("certify --sigma 0.5", "certify.json", "displayable_configs"),
+        ("certify", "inference.json", "spatial_size"),
+        ("certify --mask borders --measure area", "inference.json", "spatial_size"),
+    ],
+)
+def test_an_entry_that_a_command_needs_is_missed_before_it_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, file: str, entry: str
+) -> None:
+    make_tiny_set(tmp_path, 1)
+    folder = make_tiny_bundle(tmp_path / "tiny_certified_segmentation")
+    changed = folder / "configs" / file
+    config = json.loads(changed.read_text())
+    del config[entry]
+    if entry == "spatial_size":
+        config["preprocessing"] = {"_target_": "Identityd", "keys": "image"}
+    changed.write_text(json.dumps(config))
+    more = ["--dataset", "montgomery", "--data-root", str(tmp_path)] if command == "evaluate" else []
+    more += [] if command == "certify" else ["--n", str(N)]
+    arguments = [*command.split(), *more, "--bundle", str(folder), "--output", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert entry in told
+    assert str(changed) in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_configurations_that_do_not_go_together_and_missing_weights_are_told_with_a_mend(
+    tiny: Path, tmp_path: Path
+) -> None:
+    shutil.copy(tiny / "models" / "model.pt", tmp_path / "organs.pt")
+    (tmp_path / "organs.json").write_text(json.dumps({"weights": str(tmp_path / "organs.pt")}))
+    configs = ["inference_lipschitz.json", tmp_path / "organs.json"]
+    with pytest.raises(ValueError, match=r"fit the bundle's network: Missing key\(s\) in state_dict: .*") as refusal:
+        load_bundle(tiny, configs=configs)
+    told = str(refusal.value)
+    assert told.endswith("the configurations inference_lipschitz.json and organs.json may not go together")
+    assert len(told) < 500
+    (tmp_path / "organs.pt").unlink()
+    with pytest.raises(FileNotFoundError, match="train them with the bundle's recipe, or install the bundle again"):
+        load_bundle(tiny, configs=configs)

@@ -154,7 +154,7 @@ def test_one_mask_a_class_becomes_a_class_map_in_which_the_last_mask_wins(tmp_pa
 def test_masks_of_different_sizes_are_refused_by_name(tmp_path: Path, load: LoadMask | LoadClasses) -> None:
     Image.fromarray(BINARY).save(tmp_path / "left.png")
     Image.fromarray(BINARY.T.copy()).save(tmp_path / "right.png")
-    with pytest.raises(ValueError, match=r"left\.png.*right\.png differ in size"):
+    with pytest.raises(ValueError, match=r"left\.png \(6 x 9\), .*right\.png \(9 x 6\) differ in size"):
         load([tmp_path / "left.png", tmp_path / "right.png"])
 
 

@@ -102,7 +102,7 @@ def test_many_missing_images_are_counted_and_the_first_few_named(tmp_path: Path)
     with pytest.raises(
         FileNotFoundError,
         match="5 of the 7 images of montgomery/test are missing, "
-        "first MCUCXR_0003_0, MCUCXR_0004_0, MCUCXR_0005_0: the folder is incomplete",
+        rf"first MCUCXR_0003_0, MCUCXR_0004_0, MCUCXR_0005_0: {re.escape(str(tmp_path))} is incomplete; --partial",
     ):
         public_datalist("montgomery", tmp_path, write_splits(tmp_path / "t.csv", *rows), "test")
 

@@ -133,6 +133,17 @@ def test_a_checkpoint_describes_its_network(tmp_path: Path) -> None:
         bound_of_checkpoint(tmp_path / "none.pt")
 
 
+def test_a_checkpoint_that_was_cut_short_is_told_so(tmp_path: Path) -> None:
+    torch.save(plain().state_dict(), tmp_path / "l.pt")
+    whole = (tmp_path / "l.pt").read_bytes()
+    for size in (0, 10_000, len(whole) - 10):
+        (tmp_path / "cut.pt").write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"the weights .*cut\.pt are damaged or cut short; fetch them again"):
+            bound_of_checkpoint(tmp_path / "cut.pt")
+    with pytest.raises(FileNotFoundError):
+        bound_of_checkpoint(tmp_path / "missing.pt")
+
+
 def test_weights_edited_after_the_bound_are_noticed() -> None:
     network = plain()
     bound = lipschitz_bound(network)
