@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from monai_cert.statistics.binomial import VoteTest, joint
 from monai_cert.statistics.looks import single_look
 from monai_cert.statistics.multiplicity import Correction, bonferroni, holm
 from monai_cert.statistics.radius_map import LEAST_TAU, RadiusMap
-from monai_cert.statistics.rounding import chance, exactly
+from monai_cert.statistics.rounding import chance, exactly, outward, rounded_down
 
 __all__ = [
     "ABSTAIN",
@@ -180,14 +179,14 @@ class Certificate:
         """The claim in plain sentences."""
         if self.kind == "deterministic":
             return self._deterministic_statement
-        certified, radius = int((self.classes != ABSTAIN).sum()), _down_to_digits(self.radius)
+        certified, radius = int((self.classes != ABSTAIN).sum()), rounded_down(self.radius)
         draws = "the noise draws" + (" and the randomization of the p-values" if self.randomized else "")
         tested = "" if self.tested == self.classes.size else f", {self.tested} of them tested"
         all_but = f" but at most {self.tolerated}" if self.tolerated else ""
         unit = f"pixel values from {exactly(self.bounds[0])} to {exactly(self.bounds[1])}"
         size = f"{radius} ({unit})"
         if self.radii is not None:
-            largest = _down_to_digits(float(self.radii.max(initial=0.0)))
+            largest = rounded_down(float(self.radii.max(initial=0.0)))
             size = f"the pixel's own certified radius, {radius} to {largest} ({unit})"
         change = f"under every change of the image of l2 size below {size}, "
         sentence = (
@@ -207,9 +206,9 @@ class Certificate:
 
     @property
     def _deterministic_statement(self) -> str:
-        certified, radius = int((self.classes != ABSTAIN).sum()), _down_to_digits(self.radius)
-        constant = _up_to_digits(self.lipschitz_constant or 0.0)
-        share = _down_to_digits(100 * (self.stability or 0.0), 2)
+        certified, radius = int((self.classes != ABSTAIN).sum()), rounded_down(self.radius)
+        constant = outward(self.lipschitz_constant or 0.0, up=True)
+        share = rounded_down(100 * (self.stability or 0.0), 2)
         rounding = "rounding apart" if self.rounding is not None else "rounding, of which no bound is known, left out"
         computed = f" as computed in {self.provenance.dtype}" if self.provenance.dtype else ""
         return (
@@ -586,13 +585,3 @@ def _float32_down(value: float) -> np.float32:
     nearest = np.float32(value)
     below: np.float32 = np.nextafter(nearest, np.float32(0))
     return nearest if float(nearest) <= value else below
-
-
-def _down_to_digits(value: float, digits: int = 4) -> str:
-    """Decimal text of a number, rounded toward zero."""
-    return str(Decimal(value).quantize(Decimal(10) ** -digits, rounding=ROUND_DOWN))
-
-
-def _up_to_digits(value: float, digits: int = 4) -> str:
-    """Decimal text of a number, rounded away from zero."""
-    return str(Decimal(value).quantize(Decimal(10) ** -digits, rounding=ROUND_UP))

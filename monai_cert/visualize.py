@@ -19,6 +19,7 @@ from scipy.ndimage import binary_dilation, find_objects, label
 
 from monai_cert.certificate import ABSTAIN, Certificate
 from monai_cert.statistics.percentile import MeasurementCertificate
+from monai_cert.statistics.rounding import outward
 
 __all__ = ["attack_figure", "certificate_figure", "interval_figure", "save_png"]
 
@@ -85,7 +86,7 @@ def certificate_figure(
     tau = f"tau {certificate.tau:g}" if certificate.radii is None else "radius map"
     settings = f"sigma {certificate.sigma:g}, {tau}, alpha {certificate.alpha:g}, n {certificate.n}"
     if certificate.kind == "deterministic":
-        settings = f"Lipschitz constant {certificate.lipschitz_constant:.4g}, one pass"
+        settings = f"Lipschitz constant {outward(certificate.lipschitz_constant or 0.0, up=True)}, one pass"
     figure.suptitle(f"{title}   ({settings})", fontsize=12, fontweight="bold")
     figure.supxlabel("\n".join(textwrap.wrap(certificate.statement, 175)), fontsize=9)
     return figure
