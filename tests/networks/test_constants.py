@@ -272,6 +272,21 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         TemperatureCrossEntropyLoss()(torch.zeros(1, 1, 4, 4), torch.zeros(1, 4, 4))
 
 
+def test_classes_weigh_the_same_in_one_channel_as_in_its_two_logits() -> None:
+    torch.manual_seed(0)
+    logits, label = torch.randn(2, 1, 4, 4), torch.randint(0, 2, (2, 1, 4, 4))
+    pair = torch.cat([-logits, logits], dim=1) / math.sqrt(2)
+    plain = TemperatureCrossEntropyLoss(8.0)(logits, label)
+    weighted = TemperatureCrossEntropyLoss(8.0, [1.0, 3.0])
+    assert weighted(logits, label) == pytest.approx(float(weighted(pair, label)))
+    assert TemperatureCrossEntropyLoss(8.0, [2.0, 2.0])(logits, label) == pytest.approx(float(plain))
+    assert weighted(logits, label) != pytest.approx(float(plain))
+    with pytest.raises(ValueError, match="one a class, 2, got 3"):
+        TemperatureCrossEntropyLoss(8.0, [1.0, 1.0, 1.0])(logits, label)
+    with pytest.raises(ValueError, match="weight of a class must be positive"):
+        TemperatureCrossEntropyLoss(8.0, [1.0, 0.0])
+
+
 def test_a_higher_temperature_asks_for_less_margin() -> None:
     logits, label = torch.full((1, 1, 2, 2), 0.3), torch.ones(1, 1, 2, 2)
     cold, hot = (TemperatureCrossEntropyLoss(t)(logits, label) for t in (1.0, 16.0))
