@@ -45,6 +45,7 @@ import numpy.typing as npt
 __all__ = [
     "Attackable",
     "budget",
+    "check_constant",
     "check_logits",
     "flip_costs",
     "pixel_accuracy",
@@ -130,7 +131,7 @@ def pixel_radii(logits: FloatArray, lipschitz_constant: float, rounding: float =
         >>> pixel_radii(np.array([[0.5, -0.25]]), 2.0).round(4).tolist()
         [0.25, 0.125]
     """
-    _check_constant(lipschitz_constant, rounding)
+    check_constant(lipschitz_constant, rounding)
     reach = np.sqrt(flip_costs(logits)) * (1 - 4 * _UNIT) - rounding
     radii = np.maximum(reach / lipschitz_constant * (1 - 8 * _UNIT), 0.0)
     nearest = radii.astype(np.float32)
@@ -269,7 +270,8 @@ def check_logits(logits: FloatArray) -> None:
         raise ValueError("the network gave logits that are NaN or infinite; nothing can be certified from them")
 
 
-def _check_constant(lipschitz_constant: float, rounding: float) -> None:
+def check_constant(lipschitz_constant: float, rounding: float) -> None:
+    """Refuse, with a ValueError, a constant or a margin of rounding that is out of range."""
     if not (math.isfinite(lipschitz_constant) and lipschitz_constant > 0):
         raise ValueError(f"the Lipschitz constant must be positive and finite, got {lipschitz_constant:g}")
     if not (math.isfinite(rounding) and rounding >= 0):

@@ -27,12 +27,16 @@ def weights_sha256(modules: Iterable[nn.Module]) -> str:
     return digest.hexdigest()
 
 
-def network_sha256(network: nn.Module) -> str:
+def network_sha256(network: nn.Module, weights: str | None = None) -> str:
     """SHA-256 of a network's weights and of its layers: their names, classes, settings as printed, and hooks, in order.
 
     Two networks of one digest compute the same, as far as their layers print all their settings, as those of torch do.
+
+    Args:
+        network: the network.
+        weights: its `weights_sha256`, where it is known already.
     """
-    digest = hashlib.sha256(weights_sha256([network]).encode())
+    digest = hashlib.sha256((weights or weights_sha256([network])).encode())
     for name, part in network.named_modules(remove_duplicate=False):
         kind = type(part)
         hooks = len(part._forward_hooks) + len(part._forward_pre_hooks) + ("forward" in vars(part))

@@ -130,8 +130,8 @@ class LipschitzCertificationInferer(CertifyingInferer[LipschitzSample]):
         # Any other type fits into float32 without being changed.
         images = images if images.dtype == torch.float64 else images.float()
         self._check(images, network)
-        digest = network_sha256(network) if isinstance(network, nn.Module) else None
         weights = weights_sha256([network]) if isinstance(network, nn.Module) else None
+        digest = network_sha256(network, weights) if isinstance(network, nn.Module) else None
         bound, constant = self._constant(network, digest)
         typed = self._typed(network, digest, images.device)
         products = torch.backends.cudnn.flags(enabled=False) if images.device.type == "cuda" else nullcontext()

@@ -19,6 +19,7 @@ from monai.utils import MetricReduction
 from monai_cert.margins import (
     Attackable,
     budget,
+    check_constant,
     pixel_accuracy,
     pixel_dice,
     pixel_iou,
@@ -234,10 +235,7 @@ def budget_of(eps: float, lipschitz_constant: float, rounding: float) -> float:
     """The budget of `monai_cert.margins.budget`, of checked numbers."""
     if not (math.isfinite(eps) and eps >= 0):
         raise ValueError(f"eps must be finite and not negative, got {eps:g}")
-    if not (math.isfinite(lipschitz_constant) and lipschitz_constant > 0):
-        raise ValueError(f"the Lipschitz constant must be positive and finite, got {lipschitz_constant:g}")
-    if not (math.isfinite(rounding) and rounding >= 0):
-        raise ValueError(f"the margin of rounding must be finite and not negative, got {rounding:g}")
+    check_constant(lipschitz_constant, rounding)
     return budget(lipschitz_constant, eps, rounding)
 
 

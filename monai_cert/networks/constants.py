@@ -150,7 +150,8 @@ def lipschitz_bound(network: nn.Module) -> LipschitzBound:
     constant = _product(layers)
     if constant == 0:
         raise ValueError("the network has a layer whose weights are all 0: its logits are the same for every image")
-    return LipschitzBound(constant, layers, weights_sha256([network]), network_sha256(network))
+    weights = weights_sha256([network])
+    return LipschitzBound(constant, layers, weights, network_sha256(network, weights))
 
 
 def multiplies_exactly(dtype: torch.dtype) -> bool:
