@@ -53,11 +53,11 @@ class Bounds:
 
     def to_symmetric(self, x: Array) -> Array:
         """Map ``[lower, upper]`` to [-1, 1], the range of diffusion models; values outside are not clipped."""
-        return (x - self.lower) * self.symmetric_scale - 1.0  # type: ignore[operator, return-value]
+        return (x - self.lower) * self.symmetric_scale - 1.0  # type: ignore[operator, return-value]  # numpy or torch
 
     def from_symmetric(self, x: Array) -> Array:
         """Inverse of `to_symmetric`."""
-        return (x + 1.0) / self.symmetric_scale + self.lower  # type: ignore[operator, return-value]
+        return (x + 1.0) / self.symmetric_scale + self.lower  # type: ignore[operator, return-value]  # numpy or torch
 
     def check(self, image: npt.NDArray[np.floating], name: str) -> None:
         """Refuse an image that has values outside the bounds or that are not finite.

@@ -118,7 +118,7 @@ def monai_denoiser(network: nn.Module, scheduler: nn.Module, *, bounds: Bounds =
         network,
         NoiseSchedule.of_scheduler(scheduler),
         prediction=str(scheduler.prediction_type),
-        channels=int(network.in_channels),  # type: ignore[arg-type]
-        divisor=2 ** (len(network.block_out_channels) - 1),  # type: ignore[arg-type]
+        channels=int(network.in_channels),  # type: ignore[arg-type]  # torch types attributes as modules
+        divisor=2 ** (len(network.block_out_channels) - 1),  # type: ignore[arg-type]  # torch types attributes as modules
         bounds=bounds,
     )

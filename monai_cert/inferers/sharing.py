@@ -42,7 +42,7 @@ class ProcessGroup:
             return [item]
         items: list[T | None] = [None] * self.size
         distributed.all_gather_object(items, item)
-        return items  # type: ignore[return-value]
+        return items  # type: ignore[return-value]  # all were filled
 
     def sum(self, counts: torch.Tensor) -> torch.Tensor:
         """Sum over the processes of integers, which keep their type."""

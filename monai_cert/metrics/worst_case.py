@@ -185,6 +185,8 @@ class _AttackMetric(ReducedMetric):
             over images, NaN left out.
     """
 
+    _figure: Callable[..., torch.Tensor]
+
     def __init__(
         self,
         eps: float,
@@ -199,29 +201,27 @@ class _AttackMetric(ReducedMetric):
         self.lipschitz_constant = lipschitz_constant
         self.rounding = rounding
 
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        settings = (self.eps, self.lipschitz_constant, self.rounding, self.include_background)
+        return self._figure(y_pred, y, *settings)
+
 
 class WorstCaseDice(_AttackMetric):
     """MONAI twin of `dice_under_attack`; not `WorstCaseDiceMetric`, which is for maps with abstentions."""
 
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        settings = (self.eps, self.lipschitz_constant, self.rounding, self.include_background)
-        return dice_under_attack(y_pred, y, *settings)
+    _figure = staticmethod(dice_under_attack)
 
 
 class WorstCaseIoU(_AttackMetric):
     """MONAI twin of `iou_under_attack`; not `WorstCaseIoUMetric`, which is for maps with abstentions."""
 
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        settings = (self.eps, self.lipschitz_constant, self.rounding, self.include_background)
-        return iou_under_attack(y_pred, y, *settings)
+    _figure = staticmethod(iou_under_attack)
 
 
 class WorstCaseFNR(_AttackMetric):
     """MONAI twin of `fnr_under_attack`."""
 
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        settings = (self.eps, self.lipschitz_constant, self.rounding, self.include_background)
-        return fnr_under_attack(y_pred, y, *settings)
+    _figure = staticmethod(fnr_under_attack)
 
 
 class CertifiedRobustPixelAccuracy(_AttackMetric):

@@ -43,8 +43,6 @@ def test_the_network_of_training_is_the_one_of_inference_and_small(root: Path) -
 @pytest.mark.parametrize("root", ROOTS, ids=lambda root: root.name)
 def test_the_weights_are_those_of_the_configuration(root: Path) -> None:
     checkpoint = root / "models" / "lipschitz.pt"
-    if not checkpoint.is_file():
-        pytest.skip("no weights yet: train_lipschitz.json makes them")
     settings = json.loads((root / "configs" / "inference_lipschitz.json").read_text())["network_def"]
     del settings["_target_"]
     network = LipschitzSegmenter.of_state(torch.load(checkpoint, weights_only=True))
