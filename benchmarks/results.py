@@ -11,7 +11,7 @@
 tau = .75, alpha = .001, Holm, seed 0. ``run`` draws the votes of one image after another, round by round over the data
 sets, each in a random order of its own (seed 0), and keeps each image's in a file, written whole or not at all: it may
 be stopped at any moment, and continues; ``--part 0/2`` and ``--part 1/2`` share it out to two processes. ``tables`` and
-``curves`` decide on what is there.
+``curves`` decide on what is there: on the images that all ``--methods`` have.
 
 The weights of `plain` and `noise` are no part of the bundles: WEIGHTS/BUNDLE/plain.pt is what ``train.json`` makes, and
 WEIGHTS/BUNDLE/noise_SIGMA.pt what ``train_noise.json`` makes of it (see the bundles' cards).
@@ -30,7 +30,7 @@ sys.path.pop(0)  # this folder, whose statistics.py would stand for the standard
 import argparse
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -212,11 +212,11 @@ def figures(votes: Votes, joint: bool) -> dict[str, float]:
     }
 
 
-def found(folder: Path) -> Iterator[tuple[str, str, float, list[Votes]]]:
-    """Data set, method, sigma and votes, of one network each: of the images that all runs on a set have."""
+def found(folder: Path, methods: Sequence[str]) -> Iterator[tuple[str, str, float, list[Votes]]]:
+    """Data set, method, sigma and votes, of one network each: of the images that all runs of the methods have."""
     for dataset in BUNDLES:
         runs = [
-            (method, sigma) for method in METHODS for sigma in SIGMAS if place(folder, dataset, method, sigma).is_dir()
+            (method, sigma) for method in methods for sigma in SIGMAS if place(folder, dataset, method, sigma).is_dir()
         ]
         files = [{file.name for file in place(folder, dataset, *run).glob("[!.]*.npz")} for run in runs]
         common = sorted(set.intersection(*files)) if files else []
@@ -236,7 +236,7 @@ def interval(values: np.ndarray) -> str:
 def tables(args: argparse.Namespace) -> None:
     rows: dict[tuple[str, str, float], list[dict[str, float]]] = {}
     gains = []
-    for dataset, method, sigma, drawn in found(Path(args.output)):
+    for dataset, method, sigma, drawn in found(Path(args.output), args.methods):
         rows[dataset, method, sigma] = [figures(votes, joint=method == "ours") for votes in drawn]
         if method == "ours":
             split = np.nanmean([figures(votes, joint=False)["certified_dice"] for votes in drawn])
@@ -281,7 +281,7 @@ def curve(votes: Votes, radii: torch.Tensor) -> torch.Tensor:
 def curves(args: argparse.Namespace) -> None:
     radii = torch.linspace(0.01, 1.0, 100)
     drawings: dict[str, tuple[Figure, Axes]] = {}
-    for dataset, method, sigma, drawn in found(Path(args.output)):
+    for dataset, method, sigma, drawn in found(Path(args.output), args.methods):
         if method not in COLOURS:
             continue
         if dataset not in drawings:
@@ -317,7 +317,6 @@ def main() -> None:
     drawing.add_argument("--weights", required=True, help="folder of the plain and the noise networks' weights")
     drawing.add_argument("--splits", help="table of splits (default: splits.csv in the data root)")
     drawing.add_argument("--datasets", nargs="+", choices=tuple(BUNDLES), default=tuple(BUNDLES))
-    drawing.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     drawing.add_argument("--sigmas", nargs="+", type=float, default=SIGMAS)
     drawing.add_argument("--limit", type=int, help="N images of each set only, drawn at random")
     drawing.add_argument("--part", default="0/1", metavar="K/N", help="share K, from 0, of N")
@@ -329,6 +328,7 @@ def main() -> None:
     plotting.set_defaults(command=curves)
     for command in (drawing, showing, plotting):
         command.add_argument("--output", required=True, help="folder of the votes")
+        command.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     args = parser.parse_args()
     args.command(args)
 
