@@ -8,10 +8,11 @@
 | published | trained on clean images | as published (Laousy et al. 2023): timestep of sigma | split, 10 + 100 draws |
 | ours | fine-tuned on denoised images, for every sigma | timestep of 2 sigma | joint, 110 draws |
 
-tau = .75, alpha = .001, Holm, seed 0. ``run`` draws the votes of one image after another, round by round over the data
-sets, each in a random order of its own (seed 0), and keeps each image's in a file, written whole or not at all: it may
-be stopped at any moment, and continues; ``--part 0/2`` and ``--part 1/2`` share it out to two processes. ``tables`` and
-``curves`` decide on what is there: on the images that all ``--methods`` have.
+tau = .75, alpha = .001, Holm, seed 0. Seconds are CPU time, so that what else a machine does leaves them alone.
+``run`` draws the votes of one image after another, round by round over the data sets, each in a random order of its
+own (seed 0), and keeps each image's in a file, written whole or not at all: it may be stopped at any moment, and
+continues; ``--part 0/2`` and ``--part 1/2`` share it out to two processes. ``tables`` and ``curves`` decide on what
+is there: on the images that all ``--methods`` have.
 
 The weights of `plain` and `noise` are no part of the bundles: WEIGHTS/BUNDLE/plain.pt is what ``train.json`` makes, and
 WEIGHTS/BUNDLE/noise_SIGMA.pt what ``train_noise.json`` makes of it (see the bundles' cards).
@@ -139,10 +140,10 @@ def draw(item: dict[str, Any], method: str, sigma: float, weights: Path) -> Vote
     data = bundle.parser.get_parsed_content("labeled_preprocessing")(item)
     device = next(network.parameters()).device
     image = data["image"].as_tensor()[None].to(device)
-    started = time.perf_counter()
+    started = time.process_time()
     sample = inferer.sample(image, network)[0]
     inferer.decide(sample)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     with torch.no_grad():
         clean = network(image)[0, 0] > 0
     return Votes(
@@ -242,7 +243,7 @@ def tables(args: argparse.Namespace) -> None:
             split = np.nanmean([figures(votes, joint=False)["certified_dice"] for votes in drawn])
             joint = np.nanmean([row["certified_dice"] for row in rows[dataset, method, sigma]])
             gains.append((dataset, sigma, len(drawn), split, joint))
-    columns = ("clean Dice", "smoothed Dice", "certified Dice", "worst-case Dice", "abstains", "s an image")
+    columns = ("clean Dice", "smoothed Dice", "certified Dice", "worst-case Dice", "abstains", "CPU s an image")
     for sigma in SIGMAS:
         print(f"\n### sigma = {sigma:g}, R = {mc.GaussianNoise(sigma).radius(TAU):.2f}\n")
         heading("data set", "images", "method", *columns)
