@@ -1,5 +1,5 @@
 # Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
-"""Pieces for training with MONAI's ``SupervisedTrainer``: a denoising network, or denoiser and segmenter together."""
+"""Pieces for training a denoising network with MONAI's ``SupervisedTrainer`` and ``DiffusionInferer``."""
 
 from __future__ import annotations
 
@@ -14,16 +14,9 @@ from monai.engines.utils import DiffusionPrepareBatch
 from torch import nn
 
 from monai_cert.denoising.adapters import DiffusersNetwork
-from monai_cert.denoising.denoiser import DiffusionDenoiser
 from monai_cert.denoising.schedule import NoiseSchedule
 
-__all__ = [
-    "FocusedDiffusionPrepareBatch",
-    "SaveDenoisedSegmenter",
-    "SaveDiffusersFolder",
-    "SegmentNoisyDenoised",
-    "SegmentationAndImageLoss",
-]
+__all__ = ["FocusedDiffusionPrepareBatch", "SaveDiffusersFolder"]
 
 
 class FocusedDiffusionPrepareBatch(DiffusionPrepareBatch):
@@ -101,116 +94,6 @@ class SaveDiffusersFolder:
         """Write the averaged network and the schedule."""
         self.ema.ema_model.model.save_pretrained(self.folder)
         self.scheduler.save_pretrained(self.folder)
-
-
-class SegmentNoisyDenoised(nn.Module):
-    """The function that is smoothed, as a module to train: noise of a random level, denoiser, segmenter.
-
-    Trained alone, a small denoiser spends itself on whatever lowers the error of the image; trained through the
-    segmenter it learns to keep what the segmenter needs, as Salman et al. train denoisers for classifiers. Both are
-    part of the function that is certified, so that any training of theirs costs or gains accuracy, never soundness.
-
-    Args:
-        denoiser: the denoiser, to be trained further.
-        network: the segmenter, to be trained further.
-        sigma_range: least and largest standard deviation, in the units of the denoiser's bounds; one is drawn
-            uniformly for every batch.
-        prob: probability that a batch is made noisy; the others go to the segmenter as they are, so that it remains
-            one for clean images too.
-
-    Raises:
-        ValueError: if the range is empty or lies outside the denoiser's noise schedule.
-
-    References:
-        Salman et al. 2020, Denoised Smoothing: A Provable Defense for Pretrained Classifiers, NeurIPS.
-    """
-
-    def __init__(
-        self,
-        denoiser: DiffusionDenoiser,
-        network: nn.Module,
-        sigma_range: tuple[float, float] = (0.1, 1.0),
-        prob: float = 0.85,
-    ) -> None:
-        super().__init__()
-        low, high = sigma_range
-        if not low <= high:
-            raise ValueError(f"sigma_range must rise, got {tuple(sigma_range)}")
-        for sigma in (low, high):
-            denoiser.timestep(sigma)  # refuses what the schedule cannot reach
-        self.denoiser = denoiser
-        self.network = network
-        self.sigma_range = (low, high)
-        self.prob = prob
-
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of images (B, C, *spatial), and the mean squared error of the denoised images, a scalar."""
-        if torch.rand(()) >= self.prob:
-            return self.network(images), images.new_zeros(())
-        low, high = self.sigma_range
-        sigma = low + (high - low) * float(torch.rand(()))
-        denoised = self.denoiser(images + sigma * torch.randn_like(images), sigma)
-        return self.network(denoised), (denoised - images).square().mean()
-
-
-class SegmentationAndImageLoss(nn.Module):
-    """Loss for what `SegmentNoisyDenoised` gives: that of the segmentation plus a multiple of the image's error.
-
-    The second term keeps the denoised image an image: without it, denoiser and segmenter agree on a code of their own.
-
-    Args:
-        segmentation: loss of logits and labels.
-        weight: weight of the mean squared error of the denoised images.
-    """
-
-    def __init__(self, segmentation: nn.Module, weight: float = 10.0) -> None:
-        super().__init__()
-        self.segmentation = segmentation
-        self.weight = weight
-
-    def forward(self, prediction: tuple[torch.Tensor, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        """Loss, a scalar, of (logits, error of the images) and labels."""
-        logits, image_error = prediction
-        loss: torch.Tensor = self.segmentation(logits, labels) + self.weight * image_error
-        return loss
-
-
-class SaveDenoisedSegmenter:
-    """Handler that keeps an exponential moving average of denoiser and segmenter and saves both every epoch.
-
-    Args:
-        trained: the module in training, its denoiser made by ``diffusers_denoiser``.
-        segmenter_file: where the segmenter's weights go.
-        denoiser_folder: where the denoiser's `config.json`, `scheduler_config.json` and safetensors go.
-        scheduler_folder: folder with the `scheduler_config.json` of the denoiser.
-        momentum: weight of the newest parameters in the average.
-    """
-
-    def __init__(
-        self,
-        trained: SegmentNoisyDenoised,
-        segmenter_file: str | Path,
-        denoiser_folder: str | Path,
-        scheduler_folder: str | Path,
-        momentum: float = 2e-3,
-    ) -> None:
-        self.ema = EMAHandler(trained, momentum=momentum, momentum_warmup=0.05, warmup_iters=500)
-        self.segmenter_file = Path(segmenter_file)
-        self.denoiser_folder = Path(denoiser_folder)
-        self.scheduler = DDPMScheduler.from_pretrained(scheduler_folder, local_files_only=True)
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to a trainer."""
-        self.ema.attach(engine, event=Events.ITERATION_COMPLETED)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
-
-    def save(self, engine: Engine | None = None) -> None:
-        """Write the averaged segmenter, the averaged denoiser and its schedule."""
-        averaged = self.ema.ema_model
-        self.segmenter_file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(averaged.network.state_dict(), self.segmenter_file)
-        averaged.denoiser.network.model.save_pretrained(self.denoiser_folder)
-        self.scheduler.save_pretrained(self.denoiser_folder)
 
 
 def _linear_scheduler(scheduler: nn.Module) -> DDPMScheduler:

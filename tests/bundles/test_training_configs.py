@@ -134,22 +134,6 @@ def test_the_networks_of_color_images_train_one_after_another(phantoms: Path, tm
     assert any(not torch.equal(again[key], state[key]) for key in state)
 
 
-def test_the_polyp_networks_train_together(phantoms: Path, tmp_path: Path) -> None:
-    root = find_bundle(COLON_BUNDLE)
-    options = {"dataset_dir": phantoms, "max_epochs": 2, "batch_size": 2, "ckpt_dir": tmp_path, "bundle_root": root}
-    run(PYTHON, ["train.json", "train_together.json"], root, **options)
-    shipped = torch.load(root / "models" / "model.pt", weights_only=True)
-    state = torch.load(tmp_path / "model.pt", weights_only=True)
-    assert shapes(state) == shapes(shipped)
-    assert any(not torch.equal(state[name], shipped[name]) for name in shipped)
-    before, after = (
-        diffusers_denoiser(folder, channels=3) for folder in (root / "models/denoiser", tmp_path / "denoiser")
-    )
-    assert after.prediction == before.prediction
-    weights = before.state_dict()
-    assert any(not torch.equal(value, weights[name]) for name, value in after.state_dict().items())
-
-
 def test_the_organ_network_trains_from_the_lung_network(phantoms: Path, tmp_path: Path) -> None:
     options = {"dataset_dir": phantoms, "max_epochs": 1, "batch_size": 1, "ckpt_dir": tmp_path, "bundle_root": ROOT}
     run(PYTHON, ["train.json", "train_organs.json"], ROOT, **options, **{"train#handlers#1#interval": 1})

@@ -1,10 +1,9 @@
 # Copyright (c) The monai_cert authors. Licensed under the Apache License, Version 2.0.
-"""A MONAI trainer trains a denoiser, alone or with a segmenter, and what it leaves behind loads as one."""
+"""A MONAI trainer trains a denoiser, and what it leaves behind loads as one."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,23 +16,10 @@ from monai.networks.schedulers import DDPMScheduler
 
 from monai_cert.denoising.adapters import DiffusersNetwork, diffusers_denoiser
 from monai_cert.denoising.schedule import NoiseSchedule
-from monai_cert.denoising.training import (
-    FocusedDiffusionPrepareBatch,
-    SaveDenoisedSegmenter,
-    SaveDiffusersFolder,
-    SegmentationAndImageLoss,
-    SegmentNoisyDenoised,
-)
+from monai_cert.denoising.training import FocusedDiffusionPrepareBatch, SaveDiffusersFolder
 from tiny import tiny_unet
 
 DRAWS = 20_000
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A denoiser of one channel, saved."""
-    SaveDiffusersFolder(tiny_network(), linear_scheduler("sample"), tmp_path / "start").save()
-    return tmp_path / "start"
 
 
 def tiny_network() -> DiffusersNetwork:
@@ -159,89 +145,3 @@ def test_a_schedule_that_the_folder_could_not_state_is_refused_before_training(t
     scheduler = DDPMScheduler(num_train_timesteps=1000, schedule="scaled_linear_beta")
     with pytest.raises(ValueError, match="linear schedule"):
         SaveDiffusersFolder(tiny_network(), scheduler, tmp_path)
-
-
-def together(folder: Path, **options: Any) -> SegmentNoisyDenoised:
-    torch.manual_seed(0)
-    return SegmentNoisyDenoised(diffusers_denoiser(folder), torch.nn.Conv2d(1, 1, 3, padding=1), **options)
-
-
-def test_a_clean_batch_goes_to_the_segmenter_as_it_is(folder: Path) -> None:
-    trained, images = together(folder, prob=0.0), torch.rand(2, 1, 16, 16)
-    logits, image_error = trained(images)
-    assert torch.equal(logits, trained.network(images))
-    assert float(image_error) == 0
-
-
-def test_a_noisy_batch_passes_denoiser_and_segmenter_and_both_learn_from_it(folder: Path) -> None:
-    sigma = 0.3
-    trained, images = together(folder, prob=1.0, sigma_range=(sigma, sigma)), torch.rand(2, 1, 16, 16)
-    seen: list[torch.Tensor] = []
-    trained.denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    large = images.expand(-1, -1, 16, 16).repeat(1, 1, 8, 8)
-    torch.manual_seed(1)
-    logits, image_error = trained(large)
-    noise = seen[0] - large
-    # The deviation of 2 x 128 x 128 draws lies within five of its standard errors, sigma / sqrt(2 x 32768).
-    assert abs(float(noise.std()) - sigma) < 5 * sigma / 256
-    denoised = trained.denoiser(seen[0], sigma)
-    assert torch.equal(logits, trained.network(denoised))
-    torch.testing.assert_close(image_error, torch.nn.functional.mse_loss(denoised, large))
-    logits.square().mean().backward()
-    for part in (trained.network, trained.denoiser):
-        assert any(value.grad is not None and bool(value.grad.any()) for value in part.parameters())
-
-
-def test_the_levels_of_noise_fill_their_range_and_the_stated_share_is_noisy(folder: Path) -> None:
-    trained, levels = together(folder, prob=0.7, sigma_range=(0.2, 0.6)), []
-    trained.denoiser.forward = lambda images, sigma: levels.append(sigma) or images  # type: ignore[func-returns-value]
-    torch.manual_seed(0)
-    for _ in range(1000):
-        trained(torch.zeros(1, 1, 8, 8))
-    assert abs(len(levels) / 1000 - 0.7) < 5 * (0.21 / 1000) ** 0.5
-    assert 0.2 <= min(levels) < 0.21
-    assert 0.59 < max(levels) <= 0.6
-
-
-@pytest.mark.parametrize(
-    ("levels", "message"), [((0.6, 0.2), "must rise"), ((0.0, 1.0), "sigma must lie"), ((0.1, 1e4), "sigma must lie")]
-)
-def test_levels_that_the_denoiser_does_not_reach_are_refused(
-    folder: Path, levels: tuple[float, float], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        together(folder, sigma_range=levels)
-
-
-def test_the_loss_adds_the_weighted_error_of_the_image() -> None:
-    logits, labels = torch.tensor([[0.5, -1.0]]), torch.tensor([[1.0, 0.0]])
-    loss = SegmentationAndImageLoss(torch.nn.BCEWithLogitsLoss(), weight=4.0)((logits, torch.tensor(0.25)), labels)
-    torch.testing.assert_close(loss, torch.nn.functional.binary_cross_entropy_with_logits(logits, labels) + 1.0)
-
-
-def test_training_together_leaves_an_averaged_segmenter_and_an_averaged_denoiser(folder: Path, tmp_path: Path) -> None:
-    trained = together(folder, prob=1.0)
-    first = weights_of(trained)
-    data = [{"image": torch.rand(1, 16, 16), "label": torch.ones(1, 16, 16)} for _ in range(4)]
-    trainer = SupervisedTrainer(
-        device=torch.device("cpu"),
-        max_epochs=2,
-        train_data_loader=DataLoader(Dataset(data), batch_size=2),
-        network=trained,
-        optimizer=torch.optim.Adam(trained.parameters(), lr=0.01),
-        loss_function=SegmentationAndImageLoss(torch.nn.BCEWithLogitsLoss()),
-    )
-    SaveDenoisedSegmenter(trained, tmp_path / "model.pt", tmp_path / "denoiser", folder, momentum=0.5).attach(trainer)
-    trainer.run()
-    denoiser = diffusers_denoiser(tmp_path / "denoiser")
-    assert denoiser.prediction == "sample"
-    segmenter = torch.load(tmp_path / "model.pt", weights_only=True)
-    saved = {f"network.{name}": value for name, value in segmenter.items()}
-    saved |= {f"denoiser.{name}": value for name, value in denoiser.state_dict().items()}
-    last = weights_of(trained)
-    assert saved.keys() == last.keys()
-    moved = [name for name in last if not torch.equal(first[name], last[name])]
-    assert {name.split(".")[0] for name in moved} == {"network", "denoiser"}
-    for name in moved:
-        assert not torch.equal(saved[name], first[name]), name
-        assert not torch.equal(saved[name], last[name]), name
