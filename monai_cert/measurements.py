@@ -184,7 +184,7 @@ def _centroids(name: str, of: Selector, spacing: Spacing, shape: Sequence[int]) 
         Measurement(
             f"center of {name} along {axis}",
             _length(spacing),
-            lambda x, place=place: centroid(of(x), spacing)[place],  # type: ignore[misc]
+            lambda x, place=place: centroid(of(x), spacing)[place],  # type: ignore[misc]  # mypy infers no lambda with defaults
             (0.0, shape[place] * (spacing[place] if spacing else 1.0)),
         )
         for place, axis in enumerate(_axes(shape))
@@ -196,7 +196,7 @@ def _boxes(name: str, of: Selector, spacing: Spacing, shape: Sequence[int]) -> l
         Measurement(
             f"{which} edge of {name} along {axis}",
             _length(spacing),
-            lambda x, place=place, end=end: bounding_box(of(x), spacing)[place][end],  # type: ignore[misc]
+            lambda x, place=place, end=end: bounding_box(of(x), spacing)[place][end],  # type: ignore[misc]  # as above
             (0.0, shape[place] * (spacing[place] if spacing else 1.0)),
         )
         for place, axis in enumerate(_axes(shape))

@@ -8,10 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 from skimage import io
 
 from tiny import make_tiny_bundle
+
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    # Workers, and the processes that tests start, share the cores instead of each taking all of them.
+    threads = max(1, (os.cpu_count() or 1) // int(workers))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    torch.set_num_threads(threads)
 
 # The same examples in every run, however busy the machine.
 settings.register_profile("monai_cert", derandomize=True, deadline=None, database=None)

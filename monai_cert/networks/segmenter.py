@@ -213,7 +213,7 @@ class _Orthogonal:
     def up(self, inputs: int, outputs: int) -> nn.Module:
         made: nn.Module = self._transposed(inputs, outputs, 2, stride=2)
         # The library starts from normal weights, which its few iterations do not orthogonalize.
-        nn.init.orthogonal_(made.parametrizations["weight"].original)  # type: ignore[index, union-attr]
+        nn.init.orthogonal_(made.parametrizations["weight"].original)  # type: ignore[index, union-attr]  # torch types them as modules
         return made
 
 
