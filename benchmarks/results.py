@@ -256,10 +256,10 @@ def tables(args: argparse.Namespace) -> None:
                 cells += [f"{mean['worst_case_dice']:.3f}", f"{mean['abstention']:.1%}", f"{mean['seconds']:.1f}"]
                 line(dataset, len(images), method, *cells)
     print("\n### Certified Dice, mean over the data sets\n")
-    heading("sigma", *METHODS)
+    heading("sigma", *args.methods)
     for sigma in SIGMAS:
         means = []
-        for method in METHODS:
+        for method in args.methods:
             sets = [[row["certified_dice"] for row in rows[key]] for key in rows if key[1:] == (method, sigma)]
             means.append(f"{np.mean([np.nanmean(images) for images in sets]):.3f}" if len(sets) == len(BUNDLES) else "")
         line(f"{sigma:g}", *means)
